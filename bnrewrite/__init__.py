@@ -1,0 +1,28 @@
+"""Exact curvature of networks with BatchNorm: loss, gradient and Hessian-vector product as one FX or ONNX graph."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compiler import export_onnx, transform
+    from .verify import verify
+
+__version__ = "0.1.0"
+__all__ = ["export_onnx", "transform", "verify"]
+
+# Public names are loaded at first use: `bnrewrite.runtime` must work where there is no torch.
+_HOME = {"transform": "compiler", "export_onnx": "compiler", "verify": "verify"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'bnrewrite' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

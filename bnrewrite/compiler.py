@@ -1,0 +1,209 @@
+"""The compiler: a model and a loss in, one graph of loss, gradient and curvature products out.
+
+    model, loss  --capture-->  captured graph  --differentiate-->  joint graph  --simplify-->  lean joint graph
+                 --emit-->     torch.fx.GraphModule | ONNX file
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from . import __version__, losses
+from .capture import capture
+from .emit.graph_module import CheckCall, build
+from .errors import InputError, UnsupportedOp
+from .losses import Loss
+from .passes.differentiate import PRODUCTS, differentiate
+from .passes.graph import CapturedGraph, JointGraph, place
+from .passes.rule import Rule
+from .passes.simplify import SIMPLIFY
+from .rules.derived import Derived
+from .rules.table import RULES
+
+Statistics = Literal["batch", "running"] | None
+
+
+def transform(
+    model: nn.Module,
+    example_inputs: tuple[Any, Any],
+    *,
+    loss: Loss = "cross_entropy",
+    bn: Statistics = None,
+    wrt: Sequence[str] | str | None = None,
+    products: Sequence[str] = ("hvp",),
+    random: Literal["off", "error"] = "off",
+    dynamic_batch: bool = True,
+) -> fx.GraphModule:
+    """Compile `model` and `loss` into a graph of loss, gradient and curvature products.
+
+    Parameters
+    ----------
+    model : the network, in any mode; it is not changed.
+    example_inputs : `(input, target)`. For several model inputs `input` is a tuple (`model(*input)`) or a dict
+        (`model(**input)`). Only shapes and types are used.
+    loss : `"cross_entropy"`, `"mse"`, `"bce_with_logits"`, `"nll"`, an `nn.Module`, a callable
+        `(output, target) -> scalar`, or `None` where `model(input, target)` returns the loss itself.
+    bn : statistics of every BatchNorm: `"batch"`, `"running"`, or `None` for what each module's own mode says.
+    wrt : parameters to differentiate by: names or glob patterns; `None` for all that require grad.
+    products : any of `"hvp"` (H v) and `"ggn"` (Gauss-Newton product G v), in the order of the results.
+    random : `"off"`: modules that draw random numbers act as in evaluation mode, with a warning; `"error"`: refuse.
+    dynamic_batch : whether the graph serves any batch size.
+
+    Returns
+    -------
+    GraphModule `gm` with `loss, grad, *products = gm(input, target, v)`; `v`, `grad` and each product are dicts of
+    tensors by parameter name. Parameters are shared with `model`. `gm.meta["bnrewrite"]` describes the graph.
+
+    Raises
+    ------
+    CaptureError, InputError, UnsupportedOp : each with a sentence that says what is wrong, where, and what to do.
+    """
+    joint = compile_joint(
+        model, example_inputs, loss=loss, bn=bn, wrt=wrt, products=products, random=random, dynamic_batch=dynamic_batch
+    )
+    return build(joint, _door_check(joint))
+
+
+def compile_joint(
+    model: nn.Module,
+    example_inputs: tuple[Any, Any],
+    *,
+    loss: Loss = "cross_entropy",
+    bn: Statistics = None,
+    wrt: Sequence[str] | str | None = None,
+    products: Sequence[str] = ("hvp",),
+    random: Literal["off", "error"] = "off",
+    dynamic_batch: bool = True,
+) -> JointGraph:
+    """The lean joint graph that both emitters start from; arguments as in `transform`."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be an nn.Module, not {type(model).__name__}.")
+    _check_choice("bn", bn, ("batch", "running", None))
+    _check_choice("random", random, ("off", "error"))
+    products = _products(products, loss)
+    captured = capture(
+        model,
+        example_inputs,
+        losses.resolve(loss),
+        keep=RULES.keys(),
+        bn=bn,
+        random=random,
+        dynamic_batch=dynamic_batch,
+    )
+    names = _select(wrt, captured)
+    joint = differentiate(captured, rule_of, names, products)
+    SIMPLIFY.run(joint.graph, "joint-")
+    joint.meta |= {
+        "version": __version__,
+        "loss": losses.describe(loss),
+        "bn": bn,
+        "products": list(products),
+        "parameters": {name: _shape_of(joint, f"v.{name}") for name in names},
+        "classes": _classes(captured),
+    }
+    return joint
+
+
+def rule_of(node: fx.Node) -> Rule:
+    """The hand-written rule of a node, or one derived from PyTorch's own derivative."""
+    op = node.target
+    if op in RULES:
+        return RULES[op]  # type: ignore[index]
+    if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten":
+        raise UnsupportedOp(op, place(node), "Write it with PyTorch's own operations.")
+    return Derived(op, place(node))
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}.")
+
+
+def _products(products: Sequence[str], loss: Loss) -> tuple[str, ...]:
+    products = (products,) if isinstance(products, str) else tuple(products)
+    for product in products:
+        _check_choice("each of products", product, PRODUCTS)
+    if len(set(products)) != len(products) or not products:
+        raise InputError(f"products must name each product once, and at least one: {products!r}.")
+    if "ggn" in products and loss is None:
+        raise InputError("products='ggn' needs to know where the model ends and the loss begins: pass the loss.")
+    return products
+
+
+def _select(wrt: Sequence[str] | str | None, captured: CapturedGraph) -> list[str]:
+    """Names of the inputs to differentiate by."""
+    own = {e.name: e for e in captured.inputs if e.kind == "parameter" and not e.name.startswith("loss.")}
+    order: list[str] = [name for name in captured.meta["parameter_order"] if name in own]  # type: ignore[attr-defined]
+    if wrt == "input":
+        return [e.name for e in captured.inputs if e.kind == "input"]
+    if wrt is None:
+        chosen = [name for name in order if own[name].tensor is not None and own[name].tensor.requires_grad]
+        if not chosen:
+            raise InputError("the model has no parameter that requires grad: name some with wrt=.")
+        return chosen
+    patterns = [wrt] if isinstance(wrt, str) else list(wrt)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in order):
+            raise InputError(f"wrt: no parameter matches '{pattern}'. The first ones are {', '.join(order[:4])}.")
+    return [name for name in order if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _shape_of(joint: JointGraph, name: str) -> list[Any]:
+    placeholders = [node for node in joint.graph.nodes if node.op == "placeholder"]
+    position = next(i for i, entry in enumerate(joint.inputs) if entry.name == name)
+    shape = placeholders[position].meta["val"].shape
+    return [int(size) if isinstance(size, int) else "N" for size in shape]
+
+
+def _classes(captured: CapturedGraph) -> tuple[int, int | None] | None:
+    """Number of classes and ignored class, where the loss takes class indices."""
+    aten = torch.ops.aten
+    for node in captured.graph.nodes:
+        if node.target in (aten.cross_entropy_loss.default, aten.nll_loss_nd.default, aten.nll_loss_forward.default):
+            scores, target = node.args[:2]
+            if target.meta["val"].is_floating_point():
+                return None
+            shape = scores.meta["val"].shape
+            return int(shape[1] if len(shape) > 1 else shape[0]), node.args[4] if len(node.args) > 4 else -100
+    return None
+
+
+def _door_check(joint: JointGraph) -> CheckCall:
+    shapes = {name: tuple(shape) for name, shape in joint.meta["parameters"].items()}  # type: ignore[attr-defined]
+    sites: list[dict[str, Any]] = joint.meta["sites"]  # type: ignore[assignment]
+    single = {s["module"]: 2 for s in sites if s["statistics"] == "batch" and s["per_sample"] == 1}
+    return CheckCall(shapes, single, joint.meta["classes"])  # type: ignore[arg-type]
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    example_inputs: tuple[Any, Any],
+    *,
+    opset: int = 18,
+    params: Literal["initializers", "inputs"] = "initializers",
+    **options: Any,
+) -> None:
+    """Write loss, gradient and products of `model` as one self-contained ONNX file.
+
+    `options` are those of `transform`. Inputs are `input`, `target` and `v.<parameter>`; outputs `loss`,
+    `grad.<parameter>`, `hvp.<parameter>`, `ggn.<parameter>`; parameters are initializers under their own names, or
+    graph inputs with `params="inputs"`. The batch axis is symbolic (`N`). Only standard operators of `opset` are used.
+    The file appears whole or not at all.
+    """
+    from .emit.onnx import lower, save
+
+    _check_choice("params", params, ("initializers", "inputs"))
+    joint = compile_joint(model, example_inputs, **options)
+    model_proto = lower(joint, opset=opset, params=params, metadata={"bnrewrite": json.dumps(joint.meta)})
+    save(model_proto, path)
+
+
+__all__ = ["Loss", "Tensor", "compile_joint", "export_onnx", "transform"]

@@ -1,0 +1,1 @@
+"""Back ends: what turns a joint graph into something that runs."""

@@ -1,0 +1,175 @@
+"""A joint graph as a `torch.fx.GraphModule`: `gm(input, target, v) -> (loss, grad, *products)`.
+
+Parameters, buffers and constants are attributes under the model's own names and are shared with it; every node is
+named after the module it comes from and the quantity it computes (`layer1_0_bn1_x_bar_dot`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import InputError
+from ..passes.graph import Input, JointGraph
+
+CHECK = "bnrewrite_check"
+"""Attribute name of the module that checks the arguments of a call."""
+
+
+class CheckCall(nn.Module):
+    """The door of the graph: says in one sentence what is wrong with `input`, `target` or `v`; returns `v`.
+
+    Steps aside while a compiler traces the call, and does not synchronise with a GPU to look at targets.
+    """
+
+    def __init__(
+        self,
+        shapes: dict[str, tuple[int, ...]],
+        min_batch: dict[str, int],
+        classes: tuple[int, int | None] | None,
+    ) -> None:
+        super().__init__()
+        self.shapes, self.min_batch, self.classes = shapes, min_batch, classes
+
+    def forward(self, input: Any, target: Any, v: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not torch.compiler.is_compiling():
+            self._check_vector(v)
+            self._check_batch(input)
+            self._check_target(target)
+        return v
+
+    def _check_vector(self, v: Any) -> None:
+        if not isinstance(v, dict):
+            raise InputError(f"v must be a dict of tensors by parameter name, not {type(v).__name__}.")
+        missing, surplus = sorted(self.shapes.keys() - v.keys()), sorted(v.keys() - self.shapes.keys())
+        if missing:
+            raise InputError(f"v has no entry for {_listed(missing)}: give one tensor for each parameter.")
+        if surplus:
+            raise InputError(f"v has entries that this graph does not know: {_listed(surplus)}.")
+        for name, shape in self.shapes.items():
+            if not isinstance(v[name], Tensor):
+                raise InputError(f"v['{name}'] must be a tensor, not {type(v[name]).__name__}.")
+            if tuple(v[name].shape) != tuple(shape):
+                raise InputError(
+                    f"v['{name}'] has shape {list(v[name].shape)}, the parameter has {list(shape)}."
+                )
+
+    def _check_batch(self, input: Any) -> None:
+        leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(input) if isinstance(leaf, Tensor)]
+        if leaves and leaves[0].dim() > 0:
+            for module, least in self.min_batch.items():
+                if leaves[0].shape[0] < least:
+                    raise InputError(
+                        f"the BatchNorm in module '{module}' needs a batch of at least {least}: with "
+                        f"{leaves[0].shape[0]} its statistics are over a single element."
+                    )
+
+    def _check_target(self, target: Any) -> None:
+        if self.classes is None or type(target) is not Tensor or target.is_floating_point() or target.is_cuda:
+            return
+        count, ignored = self.classes
+        wrong = (target < 0) | (target >= count)
+        if ignored is not None:
+            wrong = wrong & (target != ignored)
+        if bool(wrong.any()):
+            raise InputError(
+                f"target holds class {int(target[wrong][0])}, but the model has classes 0 to {count - 1}."
+            )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def build(joint: JointGraph, check: CheckCall) -> fx.GraphModule:
+    """The GraphModule of `joint`, which is left as it is."""
+    graph = fx.Graph()
+    roots = {"input": graph.placeholder("input"), "target": graph.placeholder("target")}
+    roots["v"] = graph.placeholder("v")
+    checked = graph.call_module(CHECK, (roots["input"], roots["target"], roots["v"]))
+    copied: dict[fx.Node, fx.Node] = {}
+    attributes: dict[str, Any] = {CHECK: check}
+    namer = _Namer(joint.graph)
+    placeholders = (node for node in joint.graph.nodes if node.op == "placeholder")
+    for node, entry in zip(placeholders, joint.inputs, strict=True):
+        copied[node] = _door(graph, entry, roots, checked)
+        copied[node].meta.update(node.meta)
+        if entry.owned:
+            attributes[entry.name] = entry.tensor
+    for node in joint.graph.nodes:
+        if node.op == "call_function":
+            copied[node] = graph.create_node(
+                "call_function",
+                node.target,
+                fx.map_arg(node.args, copied.__getitem__),  # type: ignore[arg-type]
+                fx.map_arg(node.kwargs, copied.__getitem__),  # type: ignore[arg-type]
+                name=namer.name(node),
+            )
+            copied[node].meta.update(node.meta)
+    graph.output(_results(joint, copied))
+    for node in reversed(graph.nodes):  # parameters that nothing reads
+        if node.op in ("get_attr", "call_function") and not node.users:
+            graph.erase_node(node)
+    attributes = {name: tensor for name, tensor in attributes.items() if _used(graph, name)}
+    module = fx.GraphModule(attributes, graph, class_name="CurvatureModule")
+    module.meta["bnrewrite"] = joint.meta
+    return module
+
+
+def _used(graph: fx.Graph, name: str) -> bool:
+    return any(node.op in ("get_attr", "call_module") and node.target == name for node in graph.nodes)
+
+
+def _door(graph: fx.Graph, entry: Input, roots: dict[str, fx.Node], checked: fx.Node) -> fx.Node:
+    """The node that stands for one input of the joint graph."""
+    if entry.owned:
+        shared = graph.create_node("get_attr", entry.name, name=entry.name)
+        if entry.kind != "parameter":
+            return shared
+        # The graph is its own derivative: autograd need not record it.
+        return graph.call_function(torch.ops.aten.detach.default, (shared,))
+    if entry.kind == "vector":
+        return graph.create_node(
+            "call_function", operator.getitem, (checked, entry.name.removeprefix("v.")), name=entry.name
+        )
+    node = roots[entry.kind]
+    for key in entry.path:
+        node = graph.call_function(operator.getitem, (node, key))
+    return node
+
+
+def _results(joint: JointGraph, copied: dict[fx.Node, fx.Node]) -> tuple[Any, ...]:
+    """(loss, {name: gradient}, {name: product}, ...) from the flat outputs."""
+    flat = [copied[node] for node in joint.graph.output_node().args[0]]  # type: ignore[union-attr,index]
+    grouped: dict[str, dict[str, fx.Node]] = {}
+    for name, node in zip(joint.outputs[1:], flat[1:], strict=True):
+        kind, parameter = name.split(".", 1)
+        grouped.setdefault(kind, {})[parameter] = node
+    return (flat[0], *grouped.values())
+
+
+class _Namer:
+    """Names for FX nodes, from module paths and quantities."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        sources = {node.meta["quantity"][:2] for node in graph.nodes if "quantity" in node.meta}
+        self._operations = Counter(module for module, _ in sources)
+
+    def name(self, node: fx.Node) -> str:
+        if "quantity" in node.meta:
+            module, source, letter = node.meta["quantity"]
+            parts = [module, letter] if self._operations[module] == 1 else [module, source, letter]
+        else:
+            target = node.target
+            op = (
+                target._opname
+                if isinstance(target, torch._ops.OpOverload)
+                else getattr(target, "__name__", "op")
+            )
+            parts = [node.meta.get("module") or "", node.meta.get("role") or "", op]
+        return "_".join(part for part in parts if part).replace(".", "_")

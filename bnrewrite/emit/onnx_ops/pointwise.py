@@ -1,0 +1,340 @@
+"""Element-wise arithmetic, comparisons and choices, with PyTorch's type promotion spelled out as casts.
+
+The result type of every node is known (its FakeTensor), so an operand is cast to it only where the types differ;
+Python numbers and symbolic sizes become 0-d constants of that type and promote nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..builder import Builder, Real, Size
+from .table import arg_vals, cast, lowering, number, operand, unsupported, val
+
+aten = torch.ops.aten
+
+
+def pair(b: Builder, node: fx.Node, x: Any, y: Any) -> tuple[str, str, torch.dtype]:
+    """Both operands in the type of the result, and that type."""
+    x_val, y_val = arg_vals(node)[:2]
+    dtype = val(node).dtype
+    return operand(b, x, x_val, dtype), operand(b, y, y_val, dtype), dtype
+
+
+def as_result(b: Builder, node: fx.Node, x: Any) -> str:
+    """The first operand in the type of the result (integers become floats in `exp` and kin)."""
+    return operand(b, x, arg_vals(node)[0], val(node).dtype)
+
+
+def scaled(b: Builder, x: str, factor: Any, dtype: torch.dtype) -> str:
+    """factor * x; no node for a factor of 1."""
+    return x if isinstance(factor, (int, float)) and factor == 1 else b.op("Mul", x, number(b, factor, dtype))
+
+
+def truncate(b: Builder, x: str, dtype: torch.dtype) -> str:
+    """x rounded towards zero (ONNX has no Trunc)."""
+    return b.op("Where", b.op("Less", x, number(b, 0, dtype)), b.op("Ceil", x), b.op("Floor", x))
+
+
+def python_mod(b: Builder, x: str, y: str, dtype: torch.dtype) -> str:
+    """x modulo y with the sign of y. ONNX's Mod does that for integers only; floats correct C's fmod."""
+    if not dtype.is_floating_point:
+        return b.op("Mod", x, y)
+    zero = number(b, 0, dtype)
+    rest = b.op("Mod", x, y, fmod=1)
+    wrong_sign = b.op("Less", b.op("Mul", b.op("Sign", rest), b.op("Sign", y)), zero)
+    return b.op("Where", wrong_sign, b.op("Add", rest, y), rest)
+
+
+def floor_divide(b: Builder, x: str, y: str, dtype: torch.dtype) -> str:
+    """floor(x / y) as Python has it: x - (x mod y) is a multiple of y, so its quotient needs no more than rounding."""
+    quotient = b.op("Div", b.op("Sub", x, python_mod(b, x, y, dtype)), y)
+    if not dtype.is_floating_point:
+        return quotient
+    nearest = b.op("Round", quotient)
+    # 0 / 0 and x / 0 must keep what division says.
+    return b.op("Where", b.op("Equal", y, number(b, 0, dtype)), b.op("Div", x, y), nearest)
+
+
+# --- arithmetic ------------------------------------------------------------------------------------------------------
+
+
+@lowering(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar)
+def add_sub(b: Builder, node: fx.Node, x: Any, y: Any, scalar_alpha: Any = 1, *, alpha: Any = 1) -> str:
+    """x + alpha y, x - alpha y."""
+    x, y, dtype = pair(b, node, x, y)
+    if dtype == torch.bool:
+        return b.op("Or", x, y)
+    y = scaled(b, y, alpha if scalar_alpha == 1 else scalar_alpha, dtype)
+    return b.op("Add" if "add" in str(node.target) else "Sub", x, y)
+
+
+@lowering(aten.rsub.Tensor, aten.rsub.Scalar)
+def rsub(b: Builder, node: fx.Node, x: Any, y: Any, scalar_alpha: Any = 1, *, alpha: Any = 1) -> str:
+    """y - alpha x."""
+    x, y, dtype = pair(b, node, x, y)
+    return b.op("Sub", y, scaled(b, x, alpha if scalar_alpha == 1 else scalar_alpha, dtype))
+
+
+@lowering(aten.mul.Tensor, aten.mul.Scalar)
+def mul(b: Builder, node: fx.Node, x: Any, y: Any) -> str:
+    """x y."""
+    x, y, dtype = pair(b, node, x, y)
+    return b.op("And" if dtype == torch.bool else "Mul", x, y)
+
+
+@lowering(aten.div.Tensor, aten.div.Scalar, aten.div.Tensor_mode, aten.div.Scalar_mode)
+def div(b: Builder, node: fx.Node, x: Any, y: Any, *, rounding_mode: str | None = None) -> str:
+    """x / y; with a rounding mode, floor or trunc of it."""
+    x, y, dtype = pair(b, node, x, y)
+    if rounding_mode == "floor":
+        return floor_divide(b, x, y, dtype)
+    quotient = b.op("Div", x, y)  # of integers: ONNX truncates
+    return truncate(b, quotient, dtype) if rounding_mode == "trunc" and dtype.is_floating_point else quotient
+
+
+@lowering(aten.floor_divide.default, aten.floor_divide.Scalar)
+def floor_divide_(b: Builder, node: fx.Node, x: Any, y: Any) -> str:
+    """floor(x / y)."""
+    return floor_divide(b, *pair(b, node, x, y))
+
+
+@lowering(aten.remainder.Tensor, aten.remainder.Scalar, aten.remainder.Scalar_Tensor)
+def remainder(b: Builder, node: fx.Node, x: Any, y: Any) -> str:
+    """x modulo y, with the sign of y."""
+    return python_mod(b, *pair(b, node, x, y))
+
+
+@lowering(aten.fmod.Tensor, aten.fmod.Scalar)
+def fmod(b: Builder, node: fx.Node, x: Any, y: Any) -> str:
+    """x modulo y, with the sign of x."""
+    x, y, _ = pair(b, node, x, y)
+    return b.op("Mod", x, y, fmod=1)
+
+
+@lowering(aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor, aten.pow.Scalar)
+def power(b: Builder, node: fx.Node, x: Any, y: Any) -> str:
+    """x^y; the exponents that PyTorch treats apart (2, 3, 1/2, -1/2, -1, -2) are products and roots here too."""
+    x, base, dtype = as_result(b, node, x), x, val(node).dtype
+    if isinstance(y, (int, float)) and not isinstance(base, (int, float, Size, Real)):
+        square = b.op("Mul", x, x) if y in (2, 3, -2) else ""
+        special = {
+            0: lambda: number_like(b, x, node, 1),
+            1: lambda: x,
+            2: lambda: square,
+            3: lambda: b.op("Mul", square, x),
+            0.5: lambda: b.op("Sqrt", x),
+            -0.5: lambda: b.op("Reciprocal", b.op("Sqrt", x)),
+            -1: lambda: b.op("Reciprocal", x),
+            -2: lambda: b.op("Reciprocal", square),
+        }
+        if y in special and (dtype.is_floating_point or y in (1, 2, 3)):
+            return special[y]()
+    return b.op("Pow", x, operand(b, y, arg_vals(node)[1], dtype))
+
+
+def number_like(b: Builder, x: str, node: fx.Node, value: float) -> str:
+    """`value` in the shape of `x` and the type of the result."""
+    dtype = val(node).dtype
+    return b.op("Expand", number(b, value, dtype), b.op("Shape", x))
+
+
+@lowering(aten.maximum.default, aten.minimum.default)
+def maximum_minimum(b: Builder, node: fx.Node, x: Any, y: Any) -> str:
+    """The larger (smaller) of x and y."""
+    x, y, dtype = pair(b, node, x, y)
+    larger = node.target is aten.maximum.default
+    if dtype == torch.bool:
+        return b.op("Or" if larger else "And", x, y)
+    return b.op("Max" if larger else "Min", x, y)
+
+
+@lowering(aten.square.default)
+def square(b: Builder, node: fx.Node, x: str) -> str:
+    """x^2."""
+    return b.op("Mul", x, x)
+
+
+@lowering(aten.addcmul.default, aten.addcdiv.default)
+def addcmul(b: Builder, node: fx.Node, x: Any, p: Any, q: Any, *, value: Any = 1) -> str:
+    """x + value p q, or x + value p / q."""
+    dtype = val(node).dtype
+    x, p, q = (operand(b, a, v, dtype) for a, v in zip((x, p, q), arg_vals(node), strict=True))
+    product = b.op("Mul" if node.target is aten.addcmul.default else "Div", scaled(b, p, value, dtype), q)
+    return b.op("Add", x, product)
+
+
+@lowering(aten.lerp.Tensor, aten.lerp.Scalar)
+def lerp(b: Builder, node: fx.Node, x: str, y: str, weight: Any) -> str:
+    """x + weight (y - x)."""
+    dtype = val(node).dtype
+    weight = operand(b, weight, arg_vals(node)[2], dtype)
+    return b.op("Add", x, b.op("Mul", weight, b.op("Sub", y, x)))
+
+
+# --- rounding, sign --------------------------------------------------------------------------------------------------
+
+
+@lowering(aten.neg.default, aten.abs.default, aten.sign.default, aten.sgn.default)
+def sign_family(b: Builder, node: fx.Node, x: str) -> str:
+    """-x, |x|, sign(x)."""
+    name = str(node.target)
+    return b.op("Neg" if "neg" in name else "Abs" if "abs" in name else "Sign", x)
+
+
+@lowering(aten.floor.default, aten.ceil.default, aten.round.default, aten.trunc.default, aten.fix.default)
+def rounding(b: Builder, node: fx.Node, x: str) -> str:
+    """To an integer: down, up, to nearest (half to even in both), towards zero; integers stay."""
+    dtype = val(node).dtype
+    if not dtype.is_floating_point:
+        return x
+    kinds = {aten.floor.default: "Floor", aten.ceil.default: "Ceil", aten.round.default: "Round"}
+    return b.op(kinds[node.target], x) if node.target in kinds else truncate(b, x, dtype)
+
+
+# --- comparisons, logic, choice --------------------------------------------------------------------------------------
+
+_COMPARISONS = {
+    "eq": "Equal",
+    "lt": "Less",
+    "le": "LessOrEqual",
+    "gt": "Greater",
+    "ge": "GreaterOrEqual",
+}
+
+
+@lowering(
+    *(getattr(getattr(aten, name), kind) for name in [*_COMPARISONS, "ne"] for kind in ("Tensor", "Scalar"))
+)
+def compare(b: Builder, node: fx.Node, x: Any, y: Any) -> str:
+    """x == y and kin, in the type to which the operands promote."""
+    x_val, y_val = arg_vals(node)
+    name = node.target.__name__.split(".")[0]  # type: ignore[union-attr]
+    dtype = torch.result_type(
+        x_val, y_val if isinstance(y_val, (torch.Tensor, bool, int, float)) else plain(y)
+    )
+    if dtype == torch.bool and name not in ("eq", "ne"):
+        dtype = torch.int32
+    x, y = operand(b, x, x_val, dtype), operand(b, y, y_val, dtype)
+    if name == "ne":
+        return b.op("Not", b.op("Equal", x, y))
+    return b.op(_COMPARISONS[name], x, y)
+
+
+def plain(symbolic: Any) -> float | int:
+    """A Python number of the kind that a symbolic one stands for (only its type counts)."""
+    return 0.5 if isinstance(symbolic, Real) else 1
+
+
+def truth(b: Builder, x: Any, v: Any) -> str:
+    """x != 0."""
+    return operand(b, x, v, torch.bool)
+
+
+@lowering(aten.logical_and.default, aten.logical_or.default, aten.logical_xor.default)
+def logical(b: Builder, node: fx.Node, x: str, y: str) -> str:
+    """Logic on truth values (not zero is true)."""
+    x_val, y_val = arg_vals(node)
+    kind = {aten.logical_and.default: "And", aten.logical_or.default: "Or"}.get(node.target, "Xor")
+    return b.op(kind, truth(b, x, x_val), truth(b, y, y_val))
+
+
+@lowering(aten.logical_not.default)
+def logical_not(b: Builder, node: fx.Node, x: str) -> str:
+    """x == 0."""
+    return b.op("Not", truth(b, x, arg_vals(node)[0]))
+
+
+@lowering(
+    *(getattr(getattr(aten, f"bitwise_{n}"), k) for n in ("and", "or", "xor") for k in ("Tensor", "Scalar"))
+)
+def bitwise(b: Builder, node: fx.Node, x: Any, y: Any) -> str:
+    """Bitwise logic; on bools it is plain logic."""
+    x, y, dtype = pair(b, node, x, y)
+    name = str(node.target)
+    kind = "And" if "and" in name else "Xor" if "xor" in name else "Or"
+    return _bits(b, node, kind, dtype, x, y)
+
+
+@lowering(aten.bitwise_not.default)
+def bitwise_not(b: Builder, node: fx.Node, x: str) -> str:
+    """Bitwise complement; on bools it is plain negation."""
+    return _bits(b, node, "Not", val(node).dtype, x)
+
+
+def _bits(b: Builder, node: fx.Node, kind: str, dtype: torch.dtype, *operands: str) -> str:
+    if dtype == torch.bool:
+        return b.op(kind, *operands)
+    if b.opset < 18:
+        raise unsupported(node, "ONNX has bitwise operations on integers from opset 18 on.")
+    return b.op(f"Bitwise{kind}", *operands)
+
+
+@lowering(aten.where.self, aten.where.Scalar, aten.where.ScalarSelf, aten.where.ScalarOther)
+def where(b: Builder, node: fx.Node, condition: str, x: Any, y: Any) -> str:
+    """x where the condition holds, else y."""
+    condition_val, x_val, y_val = arg_vals(node)
+    dtype = val(node).dtype
+    return choose(
+        b, truth(b, condition, condition_val), operand(b, x, x_val, dtype), operand(b, y, y_val, dtype), dtype
+    )
+
+
+@lowering(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
+def masked_fill(b: Builder, node: fx.Node, x: str, mask: str, value: Any) -> str:
+    """`value` where the mask holds, else x."""
+    dtype = val(node).dtype
+    return choose(b, mask, operand(b, value, arg_vals(node)[2], dtype), x, dtype)
+
+
+def choose(b: Builder, condition: str, x: str, y: str, dtype: torch.dtype) -> str:
+    """Where; on bools, for which onnxruntime has no kernel, the same in logic."""
+    if dtype != torch.bool:
+        return b.op("Where", condition, x, y)
+    return b.op("Or", b.op("And", condition, x), b.op("And", b.op("Not", condition), y))
+
+
+@lowering(aten.isnan.default, aten.isinf.default)
+def is_nan_inf(b: Builder, node: fx.Node, x: str) -> str:
+    """Whether x is not a number (infinite); integers never are."""
+    x_val = arg_vals(node)[0]
+    if not x_val.dtype.is_floating_point:
+        return b.op("Not", b.op("Equal", x, x))
+    return b.op("IsNaN" if node.target is aten.isnan.default else "IsInf", x)
+
+
+@lowering(aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default)
+def clamp(b: Builder, node: fx.Node, x: Any, *bounds: Any) -> str:
+    """x limited to [low, high]; a bound of None is open."""
+    low, high = {
+        aten.clamp.default: lambda: bounds,
+        aten.clamp_min.default: lambda: (bounds[0], None),
+        aten.clamp_max.default: lambda: (None, bounds[0]),
+    }[node.target]()
+    dtype = val(node).dtype
+    x = as_result(b, node, x)
+    if (
+        low is not None
+        and high is not None
+        and isinstance(low, (int, float))
+        and isinstance(high, (int, float))
+    ):
+        low = min(low, high)  # PyTorch: the upper bound wins
+    limits = ["" if bound is None else number(b, bound, dtype) for bound in (low, high)]
+    return b.op("Clip", x, *(limits if limits[1] else limits[:1]))
+
+
+@lowering(aten.clamp.Tensor, aten.clamp_min.Tensor, aten.clamp_max.Tensor)
+def clamp_tensor(b: Builder, node: fx.Node, x: Any, *bounds: Any) -> str:
+    """x limited by tensors that broadcast against it; the upper bound wins."""
+    dtype = val(node).dtype
+    bound_vals = arg_vals(node)[1:]
+    x = as_result(b, node, x)
+    kinds = ["Min"] if node.target is aten.clamp_max.Tensor else ["Max", "Min"]
+    for kind, bound, bound_val in zip(kinds, bounds, bound_vals, strict=False):
+        if bound is not None:
+            x = b.op(kind, x, cast(b, bound, bound_val, dtype))
+    return x

@@ -1,0 +1,52 @@
+"""The loss a user names: a string, a module, a callable, or none at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .errors import InputError
+
+Loss = str | nn.Module | Callable[[Any, Any], Tensor] | None
+
+NAMED: dict[str, Callable[[], nn.Module]] = {
+    "cross_entropy": nn.CrossEntropyLoss,
+    "mse": nn.MSELoss,
+    "bce_with_logits": nn.BCEWithLogitsLoss,
+    "nll": nn.NLLLoss,
+}
+
+
+class _Callable(nn.Module):
+    """A plain function `(output, target) -> loss` as a module."""
+
+    def __init__(self, function: Callable[[Any, Any], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, output: Any, target: Any) -> Tensor:
+        return self.function(output, target)
+
+
+def resolve(loss: Loss) -> nn.Module | None:
+    """The loss as a module; `None` where the model returns the loss itself."""
+    if loss is None or isinstance(loss, nn.Module):
+        return loss
+    if isinstance(loss, str):
+        if loss not in NAMED:
+            raise InputError(f"unknown loss '{loss}': choose one of {', '.join(sorted(NAMED))}, or pass a module.")
+        return NAMED[loss]()
+    if callable(loss):
+        return _Callable(loss)
+    raise InputError(f"loss must be a name, an nn.Module, a callable or None, not {type(loss).__name__}.")
+
+
+def describe(loss: Loss) -> str:
+    """How the loss is written in reports and metadata."""
+    if loss is None or isinstance(loss, str):
+        return str(loss) if loss else "model"
+    if isinstance(loss, nn.Module):
+        return repr(loss)
+    return getattr(loss, "__qualname__", type(loss).__name__)

@@ -1,0 +1,22 @@
+"""The rule table: every ATen overload that has a hand-written rule."""
+
+from __future__ import annotations
+
+from ..passes.rule import RuleTable
+from . import batch_norm, convolution, indexing, linear, loss, normalization, pointwise, pooling, reduction, shape
+from . import activation, arithmetic
+
+RULES: RuleTable = {
+    **batch_norm.RULES,
+    **normalization.RULES,
+    **convolution.RULES,
+    **linear.RULES,
+    **arithmetic.RULES,
+    **pointwise.RULES,
+    **activation.RULES,
+    **shape.RULES,
+    **indexing.RULES,
+    **reduction.RULES,
+    **pooling.RULES,
+    **loss.RULES,
+}

@@ -1,0 +1,70 @@
+"""The two graphs that the passes work on, and what belongs to each of their inputs.
+
+A `CapturedGraph` computes the loss of a model; a `JointGraph` computes loss, gradient and products. Both are flat:
+every parameter, buffer, constant, model input, target and direction is a placeholder, and every call is an ATen
+overload (or Python arithmetic on symbolic sizes). Every node carries `meta["val"]`, a FakeTensor (or SymInt) whose
+batch axis is symbolic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import fx
+
+InputKind = Literal["parameter", "buffer", "constant", "input", "target", "vector"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One placeholder: the name a user knows it by, what it is, and its tensor where the model owns one."""
+
+    name: str
+    kind: InputKind
+    tensor: torch.Tensor | None = None
+    path: tuple[int | str, ...] = ()
+    """Keys that lead from the caller's argument to this tensor, where the argument is a tuple or a dict."""
+
+    @property
+    def owned(self) -> bool:
+        """Whether the model holds this value (parameter, buffer, constant) rather than the caller."""
+        return self.kind in ("parameter", "buffer", "constant")
+
+
+@dataclass
+class JointGraph:
+    """Loss, gradient and products as one flat graph.
+
+    `graph`: placeholders in the order of `inputs`; one output node whose arguments are in the order of `outputs`.
+    `outputs`: `"loss"`, `"grad.<parameter>"`, `"hvp.<parameter>"`, `"ggn.<parameter>"`.
+    A node that belongs to a spliced site has `meta["site"]` (module path) and `meta["role"]` (`y`, `y_dot`, `x_bar`,
+    `x_bar_dot`, ...).
+    """
+
+    graph: fx.Graph
+    inputs: list[Input]
+    outputs: list[str]
+    meta: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class CapturedGraph:
+    """The loss of a model as one flat functional graph.
+
+    `graph`: placeholders in the order of `inputs`; one output node with the scalar loss. Of every node,
+    `meta["module"]` is the path of the module it ran in, `meta["where"]` the user's source line, `meta["in_loss"]`
+    whether it belongs to the loss rather than the model. A `meta["site"]` is the module path of a BatchNorm.
+    """
+
+    graph: fx.Graph
+    inputs: list[Input]
+    meta: dict[str, object] = field(default_factory=dict)
+
+
+def place(node: fx.Node) -> str:
+    """Where a node comes from, for messages: module path and source line, as far as they are known."""
+    module, line = node.meta.get("module") or "", node.meta.get("where") or ""
+    named = f"module '{module}'" if module else "the model's own forward"
+    return f"{named} ({line})" if line else named
