@@ -6,14 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import models, runtime
     from .compiler import export_onnx, transform
-    from .verify import verify
+    from .verification import verify
 
 __version__ = "0.1.0"
-__all__ = ["export_onnx", "transform", "verify"]
+__all__ = ["export_onnx", "models", "runtime", "transform", "verify"]
 
 # Public names are loaded at first use: `bnrewrite.runtime` must work where there is no torch.
-_HOME = {"transform": "compiler", "export_onnx": "compiler", "verify": "verify"}
+_HOME = {"transform": "compiler", "export_onnx": "compiler", "verify": "verification"}
+_SUBPACKAGES = ("models", "runtime")
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +23,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
         globals()[name] = value
         return value
+    if name in _SUBPACKAGES:
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module 'bnrewrite' has no attribute {name!r}")
 
 

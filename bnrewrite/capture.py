@@ -23,7 +23,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from .errors import CaptureError, InputError
-from .normalise import normalise
+from .normalise import make_functional, normalise
 from .passes.graph import CapturedGraph, Input
 
 MODEL = "model"
@@ -110,13 +110,16 @@ def capture(
     example = example_of(example_inputs)
     switched_off: list[str] = []
     with _borrowed(model) as borrowed:
-        program, is_dynamic = _export(LossOf(model, loss), example, dynamic_batch, keep)
+        wrapper = LossOf(model, loss)
+        program, is_dynamic = _export(wrapper, example, dynamic_batch)
         while drawing := random_nodes(program.graph):
             names = _owners(model, drawing, random, switched_off)
             for name, warn in names.items():
                 borrowed.evaluate(model.get_submodule(name))
                 switched_off += [name] if warn else []
-            program, is_dynamic = _export(LossOf(model, loss), example, dynamic_batch, keep)
+            program, is_dynamic = _export(wrapper, example, dynamic_batch)
+        _check_loss(program)
+        program = _decompose(program, keep)
     if switched_off:
         listed = ", ".join(f"'{name or type(model).__name__}'" for name in switched_off)
         warnings.warn(
@@ -178,26 +181,24 @@ def _borrowed(model: nn.Module) -> Iterator[_Borrowed]:
 # Export ------------------------------------------------------------------------------------------------------
 
 
-def _export(
-    wrapper: LossOf, example: Example, dynamic_batch: bool, keep: Collection[torch._ops.OpOverload]
-) -> tuple[ExportedProgram, bool]:
-    """The decomposed program, and whether its batch axis is symbolic."""
+def _export(wrapper: LossOf, example: Example, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
+    """The training program, and whether its batch axis is symbolic."""
     if dynamic_batch and example.batch is not None:
         try:
-            program = _export_once(wrapper, example.resized(_batch_to_trace_with(wrapper, example)), example, keep)
+            program = _export_once(wrapper, example.resized(_batch_to_trace_with(wrapper, example)), True)
             if _is_dynamic(program):
                 return program, True
             reason = "the model's forward needs one fixed batch size"
         except CaptureError as error:
             reason = str(error)
-        program = _export_once(wrapper, example, None, keep)  # raises what is wrong with the model itself
+        program = _export_once(wrapper, example, False)  # raises what is wrong with the model itself
         warnings.warn(
             f"the graph serves batch size {example.batch} only: {reason} "
             "Pass dynamic_batch=False to say that this is wanted.",
             stacklevel=5,
         )
         return program, False
-    return _export_once(wrapper, example, None, keep), False
+    return _export_once(wrapper, example, False), False
 
 
 def _batch_to_trace_with(wrapper: nn.Module, example: Example) -> int:
@@ -207,26 +208,30 @@ def _batch_to_trace_with(wrapper: nn.Module, example: Example) -> int:
     return next(p for p in (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61) if p not in taken)
 
 
-def _export_once(
-    wrapper: LossOf, example: Example, dynamic: Example | None, keep: Collection[torch._ops.OpOverload]
-) -> ExportedProgram:
+def _export_once(wrapper: LossOf, example: Example, dynamic: bool) -> ExportedProgram:
+    arguments = (example.input, example.target)
     shapes = None
-    if dynamic is not None:
-        shapes = pytree.tree_map(
-            lambda leaf: {0: Dim.AUTO} if dynamic.has_batch_axis(leaf) else None, (dynamic.input, dynamic.target)
-        )
-    table = torch.export.default_decompositions()
-    for overload in keep:
-        table.pop(overload, None)
+    if dynamic:
+        shapes = pytree.tree_map(lambda leaf: {0: Dim.AUTO} if example.has_batch_axis(leaf) else None, arguments)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            program = torch.export.export(
-                wrapper, (example.input, example.target), dynamic_shapes=shapes, strict=False
-            )
-            return program.run_decompositions(table)
+            return torch.export.export(wrapper, arguments, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # the user's own forward runs here: whatever it raises is reported with its place
+        if "more than 1 value per channel" in str(error):
+            raise InputError(_single_element(error, wrapper.model)) from error
         raise CaptureError(_explain(error)) from error
+
+
+def _decompose(program: ExportedProgram, keep: Collection[torch._ops.OpOverload]) -> ExportedProgram:
+    """Functional ATen operations only, those of `keep` left whole."""
+    table = torch.export.default_decompositions()
+    for overload in keep:
+        table.pop(overload, None)
+    make_functional(program.graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return program.run_decompositions(table)
 
 
 def _explain(error: Exception) -> str:
@@ -241,6 +246,17 @@ def _explain(error: Exception) -> str:
             f"one graph cannot hold. Replace the branch by torch.where or arithmetic. ({first})"
         )
     return f"the model could not be captured{where}: {kind}: {first}"
+
+
+def _single_element(error: Exception, model: nn.Module) -> str:
+    """Which BatchNorm refused a batch with one element per channel."""
+    names = {id(module): name for name, module in model.named_modules()}
+    owners = [names.get(id(frame.f_locals.get("self"))) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    name = next((name for name in reversed(owners) if name is not None), "")
+    return (
+        f"the BatchNorm in module '{name}' has a single element per channel: its variance is zero and nothing can be "
+        "learned from it. Use a batch of at least 2."
+    )
 
 
 def _is_library(filename: str) -> bool:
@@ -303,6 +319,29 @@ def _owners(
     return owners
 
 
+def _loss_outputs(program: ExportedProgram) -> list[fx.Node]:
+    """What the exported wrapper returns, without the buffers it updates."""
+    results = program.graph.output_node().args[0]
+    specs = program.graph_signature.output_specs
+    return [r for r, s in zip(results, specs, strict=True) if s.kind == OutputKind.USER_OUTPUT]  # type: ignore[arg-type,misc]
+
+
+def _check_loss(program: ExportedProgram) -> None:
+    """One floating-point number must come out. Asked of the training program: decomposition records a wrong shape for
+    an unreduced cross entropy."""
+    vals = [node.meta["val"] for node in _loss_outputs(program) if isinstance(node, fx.Node)]
+    if len(vals) != 1 or vals[0].dim() != 0 or not vals[0].is_floating_point():
+        found = ", ".join(f"{str(val.dtype).removeprefix('torch.')} {_shape(val)}" for val in vals) or "no tensor"
+        raise CaptureError(
+            f"the loss must be one floating-point number, but what came out is {found}: use a loss with reduction "
+            "'mean' or 'sum'."
+        )
+
+
+def _shape(val: Tensor) -> str:
+    return "[" + ", ".join("N" if isinstance(size, torch.SymInt) else str(size) for size in val.shape) + "]"
+
+
 # Flattening --------------------------------------------------------------------------------------------------
 
 
@@ -311,17 +350,8 @@ def _flatten(program: ExportedProgram, model: nn.Module, loss: nn.Module | None)
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     graph.graph_copy(program.graph, copied)
-    results = program.graph.output_node().args[0]
-    specs = program.graph_signature.output_specs
-    outputs = [r for r, spec in zip(results, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]  # type: ignore[arg-type]
-    losses = [copied[r] for r in outputs if isinstance(r, fx.Node)]
-    if len(losses) != 1 or losses[0].meta["val"].dim() != 0 or not losses[0].meta["val"].is_floating_point():
-        found = ", ".join(str(tuple(node.meta["val"].shape)) for node in losses) or "no tensor"
-        raise CaptureError(
-            f"the loss must be one floating-point number, but what came out has shape {found}: use a loss with "
-            "reduction 'mean' or 'sum'."
-        )
-    graph.output(losses[0])
+    outputs = _loss_outputs(program)
+    graph.output(copied[outputs[0]])
     for node in graph.nodes:
         node.meta["module"] = module_path(node) or ""
         node.meta["where"] = source_line(node)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from . import __version__, losses
-from .capture import capture
+from .capture import capture, example_of
 from .emit.graph_module import CheckCall, build
 from .errors import InputError, UnsupportedOp
 from .losses import Loss
@@ -68,7 +68,7 @@ def transform(
     joint = compile_joint(
         model, example_inputs, loss=loss, bn=bn, wrt=wrt, products=products, random=random, dynamic_batch=dynamic_batch
     )
-    return build(joint, _door_check(joint))
+    return build(joint, door_check(joint))
 
 
 def compile_joint(
@@ -88,10 +88,12 @@ def compile_joint(
     _check_choice("bn", bn, ("batch", "running", None))
     _check_choice("random", random, ("off", "error"))
     products = _products(products, loss)
+    criterion = losses.resolve(loss)
+    losses.check_target(criterion, example_of(example_inputs).target)
     captured = capture(
         model,
         example_inputs,
-        losses.resolve(loss),
+        criterion,
         keep=RULES.keys(),
         bn=bn,
         random=random,
@@ -100,7 +102,7 @@ def compile_joint(
     names = _select(wrt, captured)
     joint = differentiate(captured, rule_of, names, products)
     SIMPLIFY.run(joint.graph, "joint-")
-    joint.meta |= {
+    joint.meta = {name: captured.meta[name] for name in ("sites", "random_off", "dynamic_batch", "batch")} | {
         "version": __version__,
         "loss": losses.describe(loss),
         "bn": bn,
@@ -108,6 +110,7 @@ def compile_joint(
         "parameters": {name: _shape_of(joint, f"v.{name}") for name in names},
         "classes": _classes(captured),
     }
+    door_check(joint).check_target(example_of(example_inputs).target)
     return joint
 
 
@@ -175,8 +178,8 @@ def _classes(captured: CapturedGraph) -> tuple[int, int | None] | None:
     return None
 
 
-def _door_check(joint: JointGraph) -> CheckCall:
-    shapes = {name: tuple(shape) for name, shape in joint.meta["parameters"].items()}  # type: ignore[attr-defined]
+def door_check(joint: JointGraph) -> CheckCall:
+    shapes = {name: list(shape) for name, shape in joint.meta["parameters"].items()}  # type: ignore[attr-defined]
     sites: list[dict[str, Any]] = joint.meta["sites"]  # type: ignore[assignment]
     single = {s["module"]: 2 for s in sites if s["statistics"] == "batch" and s["per_sample"] == 1}
     return CheckCall(shapes, single, joint.meta["classes"])  # type: ignore[arg-type]
@@ -198,7 +201,8 @@ def export_onnx(
     graph inputs with `params="inputs"`. The batch axis is symbolic (`N`). Only standard operators of `opset` are used.
     The file appears whole or not at all.
     """
-    from .emit.onnx import lower, save
+    from .emit.onnx import lower
+    from .emit.onnx_file import save
 
     _check_choice("params", params, ("initializers", "inputs"))
     joint = compile_joint(model, example_inputs, **options)

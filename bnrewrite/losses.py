@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -50,3 +51,23 @@ def describe(loss: Loss) -> str:
     if isinstance(loss, nn.Module):
         return repr(loss)
     return getattr(loss, "__qualname__", type(loss).__name__)
+
+
+def check_target(loss: nn.Module | None, target: Any) -> None:
+    """Say in one sentence what is wrong with the type of a target, where the loss is one of PyTorch's."""
+    if not isinstance(target, Tensor):
+        return
+    if isinstance(loss, nn.NLLLoss) and target.dtype != torch.int64:
+        raise InputError(f"the target must hold class indices of type int64, not {_type(target)}.")
+    if isinstance(loss, nn.CrossEntropyLoss) and target.dtype != torch.int64:
+        if not target.is_floating_point() or target.dim() < 2:
+            raise InputError(
+                "the target must hold class indices of type int64 or probabilities of the output's shape, not "
+                f"{_type(target)} of shape {list(target.shape)}."
+            )
+    if isinstance(loss, (nn.MSELoss, nn.BCEWithLogitsLoss)) and not target.is_floating_point():
+        raise InputError(f"the target must hold floating-point numbers, not {_type(target)}.")
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -4,7 +4,7 @@ dispatch switch; a test guards it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,3 +20,9 @@ def trace(function: Callable[..., Any], values: Sequence[Any]) -> fx.Graph:
     fake_mode = next((v.fake_mode for v in values if hasattr(v, "fake_mode")), None)
     with fake_mode or nullcontext(), enable_python_dispatcher(), torch.no_grad():
         return make_fx(function)(*values).graph
+
+
+def undecomposed() -> AbstractContextManager[None]:
+    """Inside it an operation is recorded as itself, also where PyTorch decomposes it in Python on the way to autograd
+    (interpolation: hundreds of index operations, on the device of the tracing)."""
+    return torch._C._AutoDispatchBelowAutograd()

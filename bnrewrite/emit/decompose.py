@@ -1,11 +1,13 @@
 """The long tail: operations without a lowering are replaced by PyTorch's own decompositions where those exist.
 
 A decomposition is a Python function of other ATen operations. It is traced on the fake values of the node's arguments
-and takes the node's place; what it is made of may be decomposed again.
+and takes the node's place; what it is made of may be decomposed again. `meta["decomposed"]` keeps the first operation,
+so that a piece without a lowering is reported by the name that the user knows.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -18,18 +20,24 @@ from ..passes.graph import Input, JointGraph
 from ..passes.tracing import trace
 
 _ROUNDS = 8  # decompositions of decompositions; two or three are the rule
-_INHERITED = ("site", "role", "module", "stack_trace")
+_INHERITED = ("site", "role", "module", "where", "stack_trace", "decomposed")
 
 
 def decompose_unsupported(joint: JointGraph, supported: Container[Any]) -> JointGraph:
     """An equal graph in which every call is in `supported` or has no decomposition; `joint` itself is not changed."""
     for _ in range(_ROUNDS):
         missing = {n for n in joint.graph.nodes if n.op == "call_function" and n.target not in supported}
-        table = get_decompositions([node.target for node in missing])
+        # What writes to its argument has a result that other nodes see too: capture removes it, or it is refused.
+        table = get_decompositions([node.target for node in missing if not _mutates(node.target)])
         if not table:
             break
         joint = _replace(joint, {node for node in missing if node.target in table}, table)
     return joint
+
+
+def _mutates(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is None or schema.is_mutable
 
 
 def _replace(joint: JointGraph, replaced: set[fx.Node], table: Any) -> JointGraph:
@@ -39,11 +47,15 @@ def _replace(joint: JointGraph, replaced: set[fx.Node], table: Any) -> JointGrap
     for node in joint.graph.nodes:
         if node in replaced:
             copied[node] = _inline(graph, node, table[node.target], copied, constants)
-        elif node.op == "call_function" and isinstance(copied.get(node.args[0] if node.args else None), (list, tuple)):
-            copied[node] = copied[node.args[0]][node.args[1]]  # getitem of what was one node and is several now
+        elif node.target is operator.getitem and isinstance(copied[_source(node)], (list, tuple)):
+            copied[node] = copied[_source(node)][node.args[1]]  # of what was one node and is several now
         else:
             copied[node] = graph.node_copy(node, copied.__getitem__)
     return JointGraph(graph, [*joint.inputs, *constants], joint.outputs, joint.meta)
+
+
+def _source(node: fx.Node) -> fx.Node:
+    return node.all_input_nodes[0]
 
 
 def _inline(
@@ -65,8 +77,9 @@ def _inline(
         result = decomposition(*args, **kwargs)
         return list(result) if isinstance(result, (list, tuple)) else result
 
-    piece = trace(decomposed, [argument.meta["val"] for argument in arguments])
+    piece = trace(torch.func.functionalize(decomposed), [argument.meta["val"] for argument in arguments])
     origin = {key: node.meta[key] for key in _INHERITED if key in node.meta}
+    origin.setdefault("decomposed", node.target)
     given = iter(arguments)
     inner: dict[fx.Node, Any] = {}
     for call in piece.nodes:

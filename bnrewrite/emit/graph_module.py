@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph_module import reduce_graph_module
+from torch.utils import _pytree as pytree
 
 from ..errors import InputError
 from ..passes.graph import Input, JointGraph
@@ -39,7 +41,7 @@ class CheckCall(nn.Module):
         if not torch.compiler.is_compiling():
             self._check_vector(v)
             self._check_batch(input)
-            self._check_target(target)
+            self.check_target(target)
         return v
 
     def _check_vector(self, v: Any) -> None:
@@ -53,13 +55,12 @@ class CheckCall(nn.Module):
         for name, shape in self.shapes.items():
             if not isinstance(v[name], Tensor):
                 raise InputError(f"v['{name}'] must be a tensor, not {type(v[name]).__name__}.")
-            if tuple(v[name].shape) != tuple(shape):
-                raise InputError(
-                    f"v['{name}'] has shape {list(v[name].shape)}, the parameter has {list(shape)}."
-                )
+            given = list(v[name].shape)
+            if len(given) != len(shape) or any(s not in ("N", g) for s, g in zip(shape, given, strict=True)):
+                raise InputError(f"v['{name}'] has shape {given}, the parameter has {shape}.")
 
     def _check_batch(self, input: Any) -> None:
-        leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(input) if isinstance(leaf, Tensor)]
+        leaves = [leaf for leaf in pytree.tree_leaves(input) if isinstance(leaf, Tensor)]
         if leaves and leaves[0].dim() > 0:
             for module, least in self.min_batch.items():
                 if leaves[0].shape[0] < least:
@@ -68,7 +69,8 @@ class CheckCall(nn.Module):
                         f"{leaves[0].shape[0]} its statistics are over a single element."
                     )
 
-    def _check_target(self, target: Any) -> None:
+    def check_target(self, target: Any) -> None:
+        """Raise where a target on the CPU holds a class that the model does not have."""
         if self.classes is None or type(target) is not Tensor or target.is_floating_point() or target.is_cuda:
             return
         count, ignored = self.classes
@@ -84,6 +86,34 @@ class CheckCall(nn.Module):
 def _listed(names: list[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+class CurvatureModule(fx.GraphModule):
+    """A GraphModule whose metadata and node names survive pickling (FX keeps the code only)."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = [(node.name, {key: node.meta[key] for key in _KEPT if key in node.meta}) for node in self.graph.nodes]
+        _, arguments = super().__reduce__()  # type: ignore[misc]
+        return _restore, (*arguments, names, self.meta["bnrewrite"])
+
+
+_KEPT = ("module", "where", "site", "role", "quantity")
+
+
+def _restore(body: dict[str, Any], imports: str, names: list[tuple[str, dict[str, Any]]], meta: Any) -> CurvatureModule:
+    plain = reduce_graph_module(body, imports)
+    assert isinstance(plain, fx.GraphModule)
+    graph, copied = fx.Graph(), {}
+    for node, (name, kept) in zip(plain.graph.nodes, names, strict=True):
+        args, kwargs = fx.map_arg((node.args, node.kwargs), copied.__getitem__)  # type: ignore[misc]
+        if node.op == "output":
+            graph.output(args[0])
+            continue
+        copied[node] = graph.create_node(node.op, node.target, args, kwargs, name=name)
+        copied[node].meta.update(kept)
+    module = CurvatureModule(plain, graph)
+    module.meta["bnrewrite"] = meta
+    return module
 
 
 def build(joint: JointGraph, check: CheckCall) -> fx.GraphModule:
@@ -116,9 +146,37 @@ def build(joint: JointGraph, check: CheckCall) -> fx.GraphModule:
         if node.op in ("get_attr", "call_function") and not node.users:
             graph.erase_node(node)
     attributes = {name: tensor for name, tensor in attributes.items() if _used(graph, name)}
-    module = fx.GraphModule(attributes, graph, class_name="CurvatureModule")
+    _follow_parameters(graph, next((copied[n] for n in _parameters(joint)), None))
+    module = CurvatureModule(attributes, graph)
     module.meta["bnrewrite"] = joint.meta
     return module
+
+
+def _parameters(joint: JointGraph) -> list[fx.Node]:
+    """Floating-point parameters and directions, as nodes of the joint graph."""
+    nodes = (node for node in joint.graph.nodes if node.op == "placeholder")
+    return [
+        node
+        for node, entry in zip(nodes, joint.inputs, strict=True)
+        if entry.kind in ("parameter", "vector") and node.meta["val"].is_floating_point() and node.users
+    ]
+
+
+def _follow_parameters(graph: fx.Graph, anchor: fx.Node | None) -> None:
+    """After: tensors that the graph creates, and casts to the parameters' type, take device and type from `anchor`, so
+    that the module can be moved and converted like any other."""
+    if anchor is None:
+        return
+    dtype = anchor.meta["val"].dtype
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        follows = {key for key in ("device", "dtype") if node.kwargs.get(key) is not None}
+        if "dtype" in follows and node.kwargs["dtype"] != dtype:
+            follows.remove("dtype")
+        for key in sorted(follows):
+            with graph.inserting_before(node):
+                node.update_kwarg(key, graph.call_function(getattr, (anchor, key)))
 
 
 def _used(graph: fx.Graph, name: str) -> bool:

@@ -1,11 +1,13 @@
-"""Writes a joint graph as one ONNX model of standard operators: the names of the contract, shapes with a batch axis `N`.
+"""Writes a joint graph as one ONNX model of standard operators, with the names of the contract and a batch axis `N`.
 
 Every call of the FX graph is looked up in the table of lowerings (`onnx_ops`); what nobody reads is dropped, before and
-after. Nodes of a spliced site carry its module path in their name and in `metadata_props`.
+after. Nodes are named after the module they belong to and the quantity they compute (`layer1.0.conv1.x_bar_dot`); those
+of a spliced site say so in their `metadata_props`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,8 +22,11 @@ from ..passes.graph import Input, JointGraph
 from .builder import Builder, Flag, Real, Size
 from .decompose import decompose_unsupported
 from .onnx_check import check
+from .onnx_file import save
 from .onnx_ops import LOWERINGS, lower_node
 from .onnx_ops.table import is_static, location, onnx_dtype, shape, val
+
+__all__ = ["OPSETS", "lower", "save"]
 
 OPSETS = range(17, 22)
 # Nodes have metadata_props from this version of the format on; it goes with every opset above.
@@ -53,17 +58,20 @@ def lower(
     b = Builder(opset)
     symbols = _batch_symbol(joint, batch_name)
 
+    scope = _Scopes(joint.graph)
     env: dict[fx.Node, Any] = {}
     graph_inputs = _bind_placeholders(b, joint, env, live, params, symbols)
     for node in joint.graph.nodes:
         if node in live and node.op in ("call_function", "get_attr"):
-            with b.scope(*_scope(node)):
+            with b.scope(scope.prefix(node), scope.metadata(node)):
                 env[node] = _lower(b, joint.graph, node, env)
             _declare_sizes(b, node, env[node])
 
     returned = _returned(joint)
-    nodes = _name_outputs(b, joint.outputs, [env[node] for node in returned])
-    graph_outputs = [_value_info(n, val(node), symbols) for n, node in zip(joint.outputs, returned, strict=True)]
+    nodes = _name_outputs(b, joint.outputs, [env[node] for node in returned], scope.names(b, env))
+    graph_outputs = [
+        _value_info(n, val(node), symbols) for n, node in zip(joint.outputs, returned, strict=True)
+    ]
     nodes, initializers = _drop_unread(nodes, b.initializers, joint.outputs)
     graph = helper.make_graph(nodes, "curvature", graph_inputs, graph_outputs, initializers)
     model = helper.make_model(
@@ -117,7 +125,9 @@ def _attribute(b: Builder, graph: fx.Graph, node: fx.Node) -> str:
     for part in str(node.target).split("."):
         owner = getattr(owner, part, None)
     if not isinstance(owner, torch.Tensor):
-        raise BnrewriteError(f"the graph reads {node.target}, which is no tensor of its module ({location(node)}).")
+        raise BnrewriteError(
+            f"the graph reads {node.target}, which is no tensor of its module ({location(node)})."
+        )
     name = b.unique(str(node.target))
     b.initializers.append(tensor_proto(name, owner))
     return name
@@ -134,14 +144,48 @@ def _declare_sizes(b: Builder, node: fx.Node, lowered: Any) -> None:
                 b.declare(str(d), (lowered, i))
 
 
-def _scope(node: fx.Node) -> tuple[str, dict[str, str]]:
-    """Name prefix and metadata of everything that `node` becomes."""
-    site, role = node.meta.get("site"), node.meta.get("role")
-    if site is None:
-        module = node.meta.get("module")
-        return (f"{module}.{node.name}" if module else node.name), {}
-    metadata = {"bnrewrite.site": str(site)} | ({"bnrewrite.role": str(role)} if role else {})
-    return ".".join(str(part) for part in (site, role or node.name) if part), metadata
+class _Scopes:
+    """What the nodes and values of the file are called, and whose they are.
+
+    A quantity is (module path, captured node, letter); the captured node is said only where a module has several.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        quantities = {node.meta["quantity"][:2] for node in graph.nodes if "quantity" in node.meta}
+        self._operations = Counter(module for module, _ in quantities)
+
+    def quantity(self, node: fx.Node) -> str:
+        """`<module path>.<letter>`, or nothing where `node` is only a step on the way to a quantity."""
+        if "quantity" not in node.meta:
+            return ""
+        module, source, letter = node.meta["quantity"]
+        parts = [module, letter] if self._operations[module] == 1 else [module, source, letter]
+        return ".".join(part for part in parts if part)
+
+    def prefix(self, node: fx.Node) -> str:
+        """The beginning of the names of all nodes that `node` becomes."""
+        site, module = node.meta.get("site"), node.meta.get("module")
+        if site is not None:
+            return ".".join(part for part in (site, node.meta.get("role") or node.name) if part)
+        return self.quantity(node) or (f"{module}.{node.name}" if module else node.name)
+
+    def metadata(self, node: fx.Node) -> dict[str, str]:
+        """What the nodes of a spliced site say about themselves."""
+        site, role = node.meta.get("site"), node.meta.get("role")
+        return {
+            f"bnrewrite.{key}": str(text)
+            for key, text in (("site", site), ("role", role))
+            if text is not None
+        }
+
+    def names(self, b: Builder, env: dict[fx.Node, Any]) -> dict[str, str]:
+        """{value: the quantity that it is}, for values that a node of the file computes."""
+        found: dict[str, str] = {}
+        for node, value in env.items():
+            name = self.quantity(node)
+            if name and type(value) is str and b.producer(value) is not None and value not in found:
+                found[value] = b.unique(name)
+        return found
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -161,14 +205,18 @@ def _bind_placeholders(
     names = [entry.name for entry in joint.inputs] + list(joint.outputs)
     for name in names:
         if b.unique(name) != name:
-            raise InputError(f"two inputs, parameters or outputs of the ONNX file would be called {name!r}; rename one.")
+            raise InputError(
+                f"two inputs, parameters or outputs of the ONNX file would be called {name!r}; rename one."
+            )
     for node, entry in zip(placeholders, joint.inputs, strict=True):
         env[node] = entry.name
         if _is_input(entry, params):
             graph_inputs.append(_value_info(entry.name, val(node), symbols))
         elif node in live:
             if entry.tensor is None:
-                raise BnrewriteError(f"the {entry.kind} {entry.name!r} has no tensor to store in the ONNX file.")
+                raise BnrewriteError(
+                    f"the {entry.kind} {entry.name!r} has no tensor to store in the ONNX file."
+                )
             b.initializers.append(tensor_proto(entry.name, entry.tensor))
         _declare_sizes(b, node, entry.name)
     return graph_inputs
@@ -218,20 +266,26 @@ def _returned(joint: JointGraph) -> list[fx.Node]:
     returned = list(values) if isinstance(values, (list, tuple)) else [values]
     if len(returned) != len(joint.outputs) or not all(isinstance(v, fx.Node) for v in returned):
         raise BnrewriteError(
-            f"the graph returns {len(returned)} values for {len(joint.outputs)} outputs, or something that is no tensor."
+            f"the graph returns {len(returned)} values for {len(joint.outputs)} outputs, or one that is no tensor."
         )
-    return returned  # type: ignore[return-value]
+    return returned
 
 
-def _name_outputs(b: Builder, names: Sequence[str], values: Sequence[str]) -> list[onnx.NodeProto]:
-    """Rename the values that are returned; an Identity only where one is an input, a constant, or returned twice."""
+def _name_outputs(
+    b: Builder, outputs: Sequence[str], values: Sequence[str], inner: dict[str, str]
+) -> list[onnx.NodeProto]:
+    """Give values their final names: those of the outputs, and `inner` for others.
+
+    An Identity stands only where an output is an input or a constant, or is returned twice.
+    """
     final: dict[str, str] = {}
     copies: list[tuple[str, str]] = []
-    for name, value in zip(names, values, strict=True):
+    for name, value in zip(outputs, values, strict=True):
         if value in final or b.producer(value) is None:
             copies.append((value, name))
         else:
             final[value] = name
+    final = inner | final
     for node in b.nodes:
         for field in (node.input, node.output):
             for i, x in enumerate(field):

@@ -9,14 +9,14 @@ also where PyTorch has no second derivative (hardsigmoid).
 from __future__ import annotations
 
 import math
+import struct
 
 import torch
 from torch import Tensor
 
 from ..errors import CaptureError
 from ..passes.rule import Context, Masked, Needs, PerArgument, Pointwise, Rule, RuleTable
-from ..passes.zero import MaybeZero, add, mul
-from .elementwise import IDENTITY, Choice, Elementwise, FirstOutput, drop
+from .elementwise import IDENTITY, Choice, Elementwise, FirstOutput, drop, keep
 
 aten = torch.ops.aten
 
@@ -127,7 +127,7 @@ def elu_first(x: Tensor, y: Tensor, alpha: float = 1.0, scale: float = 1.0, r: f
 
 
 def elu_second(x: Tensor, y: Tensor, alpha: float = 1.0, scale: float = 1.0, r: float = 1.0) -> Tensor:
-    return drop(x > 0, r * r * alpha * scale * torch.exp(r * x))
+    return drop(x >= 0, r * r * alpha * scale * torch.exp(r * x))
 
 
 def selu_first(x: Tensor, y: Tensor) -> Tensor:
@@ -138,19 +138,24 @@ def selu_second(x: Tensor, y: Tensor) -> Tensor:
     return elu_second(x, y, SELU_ALPHA, SELU_SCALE)
 
 
+def rounded(alpha: float) -> float:
+    """`alpha` in single precision: what PyTorch's celu' uses, whatever the type of x."""
+    return struct.unpack("f", struct.pack("f", alpha))[0]
+
+
 def celu_first(x: Tensor, y: Tensor, alpha: float) -> Tensor:
-    return elu_first(x, y, alpha, 1.0, 1 / alpha)
+    return elu_first(x, y, alpha, 1.0, 1 / rounded(alpha))
 
 
 def celu_second(x: Tensor, y: Tensor, alpha: float) -> Tensor:
-    return elu_second(x, y, alpha, 1.0, 1 / alpha)
+    return elu_second(x, y, alpha, 1.0, 1 / rounded(alpha))
 
 
 # hardswish: y = x relu6(x + 3) / 6
 
 
 def hardswish_first(x: Tensor, y: Tensor) -> Tensor:
-    return choose(x < -3, 0.0, choose(x <= 3, x / 3 + 0.5, 1.0, x), x)
+    return choose(x <= -3, 0.0, choose(x < 3, x / 3 + 0.5, 1.0, x), x)
 
 
 def hardswish_second(x: Tensor, y: Tensor) -> Tensor:
@@ -174,20 +179,17 @@ PRELU = {
 PRELU_SECOND = {(0, 1): lambda g, y, x, w: drop(x > 0, g)}
 
 
-# Random operations that are the identity in evaluation mode
+# Dropout in evaluation mode is the identity.
 
 
 def without_noise(x: Tensor, p: float, train: bool | None) -> Rule:
+    """The rule of a dropout, refused where it drops."""
     if train is not False and p > 0:
         raise CaptureError(
             f"dropout with p={p} in training mode draws random numbers, so the loss has no definite curvature: "
             "put the dropout modules into evaluation mode."
         )
     return IDENTITY
-
-
-DROPOUT = Choice(without_noise)
-
 
 
 class Glu(Rule):
@@ -233,10 +235,10 @@ RULES: RuleTable = {
         aten.threshold.default, lambda g, x, y, t, value: aten.threshold_backward.default(g, x, t)
     ),
     aten.hardsigmoid.default: Masked(
-        aten.hardsigmoid.default, lambda g, x, y: aten.hardsigmoid_backward.default(g, x)
+        # PyTorch's own kernel for the slope multiplies by 1/6 in single precision, also in float64.
+        aten.hardsigmoid.default,
+        lambda g, x, y: keep((x > -3) & (x < 3), g / 6),
     ),
-    aten.hardshrink.default: Masked(aten.hardshrink.default, lambda g, x, y, t: drop(x.abs() <= t, g)),
-    aten.softshrink.default: Masked(aten.softshrink.default, lambda g, x, y, t: drop(x.abs() <= t, g)),
     aten.hardswish.default: Pointwise(aten.hardswish.default, hardswish_first, hardswish_second),
     aten.sigmoid.default: Pointwise(aten.sigmoid.default, sigmoid_first, sigmoid_second),
     aten.tanh.default: Pointwise(aten.tanh.default, tanh_first, tanh_second),
@@ -252,10 +254,7 @@ RULES: RuleTable = {
     aten.celu.default: Pointwise(aten.celu.default, celu_first, celu_second),
     aten._prelu_kernel.default: Elementwise(aten._prelu_kernel.default, PRELU, PRELU_SECOND, ("x", "w")),
     aten.glu.default: Glu(),
-    aten.dropout.default: DROPOUT,
-    aten.alpha_dropout.default: DROPOUT,
-    aten.feature_dropout.default: DROPOUT,
     aten.native_dropout.default: FirstOutput(
-        DROPOUT, lambda ctx, x, *_: (torch.ones_like(x, dtype=torch.bool),)
+        Choice(without_noise), lambda ctx, x, *_: (torch.ones_like(x, dtype=torch.bool),)
     ),
 }

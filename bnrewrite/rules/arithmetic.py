@@ -165,8 +165,13 @@ class Where(Rule):
         return [None, a_bar, b_bar]
 
 
-DIVISION = Choice(lambda a, b, mode: QUOTIENT if mode is None else ZeroDerivative(positional(aten.div.Tensor_mode)), ("a", "b"))
-DIVISION_SCALAR = Choice(lambda a, b, mode: QUOTIENT_SCALAR if mode is None else ZeroDerivative(positional(aten.div.Scalar_mode)))
+DIVISION = Choice(
+    lambda a, b, mode: QUOTIENT if mode is None else ZeroDerivative(positional(aten.div.Tensor_mode)),
+    ("a", "b"),
+)
+DIVISION_SCALAR = Choice(
+    lambda a, b, mode: QUOTIENT_SCALAR if mode is None else ZeroDerivative(positional(aten.div.Scalar_mode))
+)
 
 
 RULES: RuleTable = {
@@ -184,8 +189,12 @@ RULES: RuleTable = {
     aten.div.Scalar_mode: DIVISION_SCALAR,
     aten.floor_divide.default: ZeroDerivative(aten.floor_divide.default),
     aten.floor_divide.Scalar: ZeroDerivative(aten.floor_divide.Scalar),
-    aten.addcmul.default: Elementwise(positional(aten.addcmul.default), ADDCMUL, ADDCMUL_SECOND, ("s", "a", "b")),
-    aten.addcdiv.default: Elementwise(positional(aten.addcdiv.default), ADDCDIV, ADDCDIV_SECOND, ("s", "a", "b")),
+    aten.addcmul.default: Elementwise(
+        positional(aten.addcmul.default), ADDCMUL, ADDCMUL_SECOND, ("s", "a", "b")
+    ),
+    aten.addcdiv.default: Elementwise(
+        positional(aten.addcdiv.default), ADDCDIV, ADDCDIV_SECOND, ("s", "a", "b")
+    ),
     aten.pow.Tensor_Tensor: Elementwise(aten.pow.Tensor_Tensor, POWER, POWER_SECOND),
     aten.pow.Scalar: Elementwise(aten.pow.Scalar, {1: scalar_power_b}, {(1, 1): scalar_power_bb}),
     aten.maximum.default: Elementwise(aten.maximum.default, MAXIMUM),

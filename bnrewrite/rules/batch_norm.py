@@ -28,7 +28,6 @@ BatchNorm" (module Hessian and residual, input only); the gamma and beta cross t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -257,7 +256,3 @@ OVERLOAD = torch.ops.aten.batch_norm.default
 
 RULES: RuleTable = {OVERLOAD: BatchNorm()}
 
-
-def elements_per_channel(shape: Sequence[Any]) -> Any:
-    """M: how many elements share one statistic in an input of `shape` (N, C, ...)."""
-    return math.prod(size for axis, size in enumerate(shape) if axis != 1)

@@ -48,8 +48,9 @@ def per_class(w: Tensor, z: Tensor) -> Tensor:
 class Reduction(State):
     """From losses per row to the result, for a norm that does not depend on what is differentiated."""
 
-    def __init__(self, kind: int, norm: Any) -> None:
-        self.kind, self.norm = kind, norm
+    def __init__(self, kind: int, norm: Any, norm_bar: Any = None) -> None:
+        """`norm_bar`: the norm of the adjoint, where it is another one."""
+        self.kind, self.norm, self.norm_bar = kind, norm, norm if norm_bar is None else norm_bar
 
     def __call__(self, losses: Tensor) -> Tensor:
         if self.kind == NONE:
@@ -58,7 +59,7 @@ class Reduction(State):
 
     def transpose(self, y_bar: Tensor) -> Tensor:
         """h: the multiplier of each row."""
-        return y_bar / self.norm if self.kind == MEAN else y_bar
+        return y_bar / self.norm_bar if self.kind == MEAN else y_bar
 
 
 class ClassTarget(State):
@@ -70,14 +71,20 @@ class ClassTarget(State):
         # An index below zero that is not the ignored one: some runtimes count it from the end.
         one = torch.where(valid & (y < 0), z.new_full((), math.nan), z.new_ones(()))
         row = valid.to(z.dtype) * one
-        self.y = drop(~valid, y).unsqueeze(self.axis)
+        self.y = drop(~valid, y).to(torch.int64).unsqueeze(self.axis)
         weight = row if w is None else keep(valid, w.gather(0, self.y.reshape(-1)).reshape(y.shape)) * one
         self.w = None if w is None else per_class(w, z)
         self.e = weight.unsqueeze(self.axis) * (1 - ls) if ls else weight.unsqueeze(self.axis)
         self.s = row.unsqueeze(self.axis) * (ls / z.shape[self.axis]) if ls else None
-        self.r = self.e if self.s is None else self.e + self.s * (z.shape[self.axis] if w is None else w.sum())
-        self.reduction = Reduction(kind, weight.sum() if kind == MEAN else None)
+        self.r = (
+            self.e if self.s is None else self.e + self.s * (z.shape[self.axis] if w is None else w.sum())
+        )
         self.weight = weight
+        self.reduction = Reduction(kind, None)
+        if kind == MEAN:
+            # Where every row is ignored the loss is 0 / 0, and its gradient zero (PyTorch's choice).
+            norm = weight.sum()
+            self.reduction = Reduction(kind, norm, torch.where(valid.sum() == 0, norm.new_ones(()), norm))
 
     def dot(self, u: Tensor) -> Tensor:
         """sum_c q_nc u_nc."""
@@ -125,9 +132,13 @@ class CrossEntropy(Rule):
 
     names = ("z", "t", "w")
 
-    def value(self, ctx: Context, z: Tensor, t: Tensor, w: Tensor | None, kind: int, ignored: Any, ls: float) -> Tensor:
+    def value(
+        self, ctx: Context, z: Tensor, t: Tensor, w: Tensor | None, kind: int, ignored: Any, ls: float
+    ) -> Tensor:
         probabilities = t.is_floating_point()
-        ctx.q = ProbabilityTarget(z, t, w, kind, ls) if probabilities else ClassTarget(z, t, w, kind, ignored, ls)
+        ctx.q = (
+            ProbabilityTarget(z, t, w, kind, ls) if probabilities else ClassTarget(z, t, w, kind, ignored, ls)
+        )
         ctx.l = torch.log_softmax(z, ctx.q.axis)
         return ctx.q.reduction(-ctx.q.dot(ctx.l).squeeze(ctx.q.axis))
 
@@ -139,7 +150,9 @@ class CrossEntropy(Rule):
     def _target_dot(self, ctx: Context, dots: PerArgument) -> MaybeZero:
         """q_dot: how the coefficients move with the target."""
         if dots[2] is not None:
-            raise InputError("the class weights of the cross entropy are constants: no derivative along them.")
+            raise InputError(
+                "the class weights of the cross entropy are constants: no derivative along them."
+            )
         return apply(lambda t_dot: ctx.q.scale * t_dot, dots[1])
 
     def tangent(self, ctx: Context, dots: PerArgument) -> MaybeZero:
@@ -193,7 +206,9 @@ class NegativeLogLikelihood(Rule):
         return [ctx.q.subtract(h.expand(ctx.q.y.shape), zeros), None, None, None, None]
 
 
-def total_weight(ctx: Context, l: Tensor, y: Tensor, w: Tensor | None, kind: int, ignored: Any) -> tuple[Tensor]:
+def total_weight(
+    ctx: Context, l: Tensor, y: Tensor, w: Tensor | None, kind: int, ignored: Any
+) -> tuple[Tensor]:
     return (l.new_zeros(()) if kind == NONE else ctx.q.weight.sum(),)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..errors import UnsupportedOp
 from ..passes.rule import Context, Needs, PerArgument, Rule
 from ..passes.zero import add
 
@@ -72,13 +73,20 @@ class Derived(Rule):
                 flat.append(entry)
         return flat
 
-    @staticmethod
-    def _pull_back(outputs: list[Tensor], bars: list[Tensor | None], leaves: list[Tensor]) -> list[Tensor | None]:
+    def _pull_back(self, outputs: list[Tensor], bars: list[Tensor | None], leaves: list[Tensor]) -> list[Tensor | None]:
         pairs = [(y, bar) for y, bar in zip(outputs, bars, strict=True) if bar is not None and y.requires_grad]
         if not pairs:
             return [None] * len(leaves)
         ys, y_bars = zip(*pairs, strict=True)
-        return list(torch.autograd.grad(ys, leaves, y_bars, create_graph=True, allow_unused=True))
+        return self._grad(ys, leaves, y_bars, create_graph=True)
+
+    def _grad(self, ys: Any, leaves: list[Tensor], y_bars: Any = None, create_graph: bool = False) -> Any:
+        try:
+            return list(torch.autograd.grad(ys, leaves, y_bars, create_graph=create_graph, allow_unused=True))
+        except RuntimeError as error:
+            raise UnsupportedOp(
+                self.op, self.where, f"It has no rule here, and PyTorch's own derivative of it says: {error}"
+            ) from error
 
     @staticmethod
     def _pairing(bars: list[Tensor | None], dots: list[Tensor | None]) -> Tensor | None:
@@ -100,7 +108,7 @@ class Derived(Rule):
             y_dots: list[Tensor | None] = [None] * len(outputs)
             wanted = [bar for bar in y_bars if bar is not None]
             if s is not None and s.requires_grad and wanted:
-                found = iter(torch.autograd.grad(s, wanted, allow_unused=True))
+                found = iter(self._grad(s, wanted))
                 y_dots = [None if bar is None else next(found) for bar in y_bars]
         return y_dots if isinstance(ctx.y, (list, tuple)) else y_dots[0]
 
@@ -117,5 +125,5 @@ class Derived(Rule):
             s = self._pairing(bars, self._flat(ctx, dots))
             if s is None or not s.requires_grad:
                 return [None] * len(ctx.args)
-            found = torch.autograd.grad(s, leaves, allow_unused=True)
+            found = self._grad(s, leaves)
         return self._restore(ctx, list(found))

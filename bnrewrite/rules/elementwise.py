@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CaptureError
 from ..passes.rule import Context, Linear, Needs, PerArgument, Rule, is_zero, unbroadcast
 from ..passes.zero import MaybeZero, add
 
@@ -37,7 +38,9 @@ def to_result(y_dot: MaybeZero, y: Tensor) -> MaybeZero:
         return None
     if y_dot.dtype != y.dtype:
         y_dot = y_dot.to(y.dtype)
-    if y_dot.dim() == y.dim() and not any(_is_one(p) and not _is_one(q) for p, q in zip(y_dot.shape, y.shape, strict=True)):
+    if y_dot.dim() == y.dim() and not any(
+        _is_one(p) and not _is_one(q) for p, q in zip(y_dot.shape, y.shape, strict=True)
+    ):
         return y_dot
     return y_dot.expand(y.shape)
 
@@ -58,17 +61,13 @@ def drop(mask: Tensor, g: Tensor) -> Tensor:
 
 
 def positional(op: Any) -> Callable[..., Any]:
-    """`op` as a function of all its schema arguments in order; keyword-only ones at their default are left out."""
+    """`op` as a function of all its schema arguments in order, keyword-only ones too."""
     schema = op._schema.arguments
-    first = next((i for i, argument in enumerate(schema) if argument.kwarg_only), len(schema))
+    first = sum(not argument.kwarg_only for argument in schema)
+    names = [argument.name for argument in schema[first:]]
 
     def call(*args: Any) -> Any:
-        keywords = {
-            argument.name: value
-            for argument, value in zip(schema[first:], args[first:], strict=True)
-            if value != argument.default_value
-        }
-        return op(*args[:first], **keywords)
+        return op(*args[:first], **dict(zip(names, args[first:], strict=True)))
 
     return call
 
@@ -162,11 +161,12 @@ class Choice(Rule):
 
 
 class FirstOutput(Rule):
-    """y = (f(args), more): a rule for f, where the other outputs (indices, masks) carry no derivative."""
+    """y = (f(args), more): a rule for f, where the other outputs (masks, indices, statistics) carry no derivative."""
 
-    def __init__(self, rule: Rule, more: Callable[..., tuple[Any, ...]]) -> None:
-        """`more(ctx, *args)` gives the other outputs, after `rule` has filled the context."""
-        self.rule, self.more, self.names = rule, more, rule.names
+    def __init__(self, rule: Rule, more: Callable[..., tuple[Any, ...]], refusal: str = "") -> None:
+        """`more(ctx, *args)` gives the other outputs, after `rule` has filled the context. `refusal`: what to say to a
+        model that computes further with one of them, where it does depend on the arguments."""
+        self.rule, self.more, self.refusal, self.names = rule, more, refusal, rule.names
 
     def value(self, ctx: Context, *args: Any) -> tuple[Any, ...]:
         ctx.inner = Context(args=tuple(args))
@@ -185,9 +185,14 @@ class FirstOutput(Rule):
     def adjoint_tangent(
         self, ctx: Context, dots: PerArgument, y_bar: Any, y_bar_dot: Any, needs: Needs
     ) -> PerArgument:
-        first = None if is_zero(y_bar) else y_bar[0]
-        first_dot = None if is_zero(y_bar_dot) else y_bar_dot[0]
+        first = None if is_zero(y_bar) else self._only_first(y_bar)
+        first_dot = None if is_zero(y_bar_dot) else self._only_first(y_bar_dot)
         return self.rule.adjoint_tangent(ctx.inner, dots, first, first_dot, needs)
+
+    def _only_first(self, bars: Any) -> Any:
+        if self.refusal and not is_zero(bars[1:]):
+            raise CaptureError(self.refusal)
+        return bars[0]
 
 
 IDENTITY = Linear(lambda x, *_: x, lambda y_bar, *_: y_bar)

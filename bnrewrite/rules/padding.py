@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..passes.rule import Context, Linear, Needs, PerArgument, Rule, RuleTable
-from ..passes.zero import add
 
 aten = torch.ops.aten
 
@@ -82,15 +81,14 @@ def folding(before: Callable[..., Tensor], after: Callable[..., Tensor]) -> Call
     def transpose(y_bar: Tensor, x: Tensor, pad: Sequence[int]) -> Tensor:
         for k in range(len(pad) // 2):
             dim, l, r = x.dim() - 1 - k, pad[2 * k], pad[2 * k + 1]
-            n = x.shape[dim]
             # A negative padding cuts elements off: their adjoint is zero.
-            kept = y_bar.narrow(dim, max(l, 0), n + min(l, 0) + min(r, 0))
-            total = pad_axis(kept, dim, max(-l, 0), max(-r, 0))
+            n = x.shape[dim] + min(l, 0) + min(r, 0)
+            total = y_bar.narrow(dim, max(l, 0), n)
             if l > 0:
                 total = total + before(y_bar.narrow(dim, 0, l), dim, n)
             if r > 0:
                 total = total + after(y_bar.narrow(dim, y_bar.shape[dim] - r, r), dim, n)
-            y_bar = total
+            y_bar = pad_axis(total, dim, max(-l, 0), max(-r, 0))
         return y_bar
 
     return transpose
@@ -104,8 +102,9 @@ CIRCULAR = folding(fold_circular_before, fold_circular_after)
 def circular_pad(x: Tensor, pad: Sequence[int]) -> Tensor:
     for k in range(len(pad) // 2):
         dim, l, r = x.dim() - 1 - k, pad[2 * k], pad[2 * k + 1]
-        n = x.shape[dim]
-        x = torch.cat([x.narrow(dim, n - l, l), x, x.narrow(dim, 0, r)], dim)
+        n = x.shape[dim] + min(l, 0) + min(r, 0)
+        x = x.narrow(dim, max(-l, 0), n)
+        x = torch.cat([x.narrow(dim, n - max(l, 0), max(l, 0)), x, x.narrow(dim, 0, max(r, 0))], dim)
     return x
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..passes.rule import Linear, Masked, Pointwise, Rule, RuleTable
-from .elementwise import IDENTITY, Choice, Elementwise, ZeroDerivative, keep
+from .elementwise import Choice, Elementwise, ZeroDerivative, keep
 
 aten = torch.ops.aten
 
@@ -49,11 +49,13 @@ def clamp_slope(g: Tensor, x: Tensor, y: Tensor, low: Any = None, high: Any = No
 
 
 def clamp_low(g: Tensor, y: Tensor, x: Tensor, low: Tensor | None, high: Tensor | None = None) -> Tensor:
+    assert low is not None
     below = x < low
     return keep(below if high is None else below & (low < high), g)
 
 
 def clamp_high(g: Tensor, y: Tensor, x: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+    assert high is not None
     above = x > high
     return keep(above if low is None else above | (high < low), g)
 
@@ -64,6 +66,7 @@ CLAMP_MAX_TENSOR = {
     1: lambda g, y, x, high: clamp_high(g, y, x, None, high),
 }
 
+
 def trigonometric_and_hyperbolic() -> RuleTable:
     def root(x: Tensor) -> Tensor:
         return torch.rsqrt(1 - x * x)
@@ -71,9 +74,13 @@ def trigonometric_and_hyperbolic() -> RuleTable:
     return {
         aten.sin.default: Pointwise(aten.sin.default, lambda x, y: x.cos(), lambda x, y: -y),
         aten.cos.default: Pointwise(aten.cos.default, lambda x, y: -x.sin(), lambda x, y: -y),
-        aten.tan.default: Pointwise(aten.tan.default, lambda x, y: 1 + y * y, lambda x, y: 2 * y * (1 + y * y)),
+        aten.tan.default: Pointwise(
+            aten.tan.default, lambda x, y: 1 + y * y, lambda x, y: 2 * y * (1 + y * y)
+        ),
         aten.asin.default: Pointwise(aten.asin.default, lambda x, y: root(x), lambda x, y: x * root(x) ** 3),
-        aten.acos.default: Pointwise(aten.acos.default, lambda x, y: -root(x), lambda x, y: -x * root(x) ** 3),
+        aten.acos.default: Pointwise(
+            aten.acos.default, lambda x, y: -root(x), lambda x, y: -x * root(x) ** 3
+        ),
         aten.atan.default: Pointwise(
             aten.atan.default, lambda x, y: 1 / (1 + x * x), lambda x, y: -2 * x / (1 + x * x) ** 2
         ),
@@ -140,7 +147,6 @@ def piecewise() -> RuleTable:
         aten.frac.default: Masked(aten.frac.default, lambda g, x, y: g),
         aten.abs.default: Pointwise(aten.abs.default, lambda x, y: x.sign()),
         aten.neg.default: Linear(aten.neg.default, lambda y_bar, x: -y_bar),
-        aten.positive.default: IDENTITY,
         aten.clamp.default: Masked(aten.clamp.default, clamp_slope),
         aten.clamp_min.default: Masked(aten.clamp_min.default, clamp_slope),
         aten.clamp_max.default: Masked(

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..passes.rule import Context, Linear, Needs, PerArgument, Rule, RuleTable
 from .resize import RULES as RESIZE
-from .spread import spread
 
 aten = torch.ops.aten
 
@@ -63,7 +62,14 @@ class MaxPool(Rule):
 
 
 def scatter_2d(
-    g: Tensor, indices: Tensor, x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+    g: Tensor,
+    indices: Tensor,
+    x: Tensor,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
 ) -> Tensor:
     """`scatter_planes` by PyTorch's own kernel, which is faster."""
     return aten.max_pool2d_with_indices_backward.default(
@@ -85,7 +91,9 @@ def max_pool_1d(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any
     return y.squeeze(-2), indices.squeeze(-2)
 
 
-def avg_pool_1d(x: Tensor, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, count_pad: bool) -> Tensor:
+def avg_pool_1d(
+    x: Tensor, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, count_pad: bool
+) -> Tensor:
     return aten.avg_pool2d.default(
         x.unsqueeze(-2), wide(kernel, 1), wide(stride, 1), wide(padding, 0), ceil_mode, count_pad
     ).squeeze(-2)
@@ -151,8 +159,12 @@ def plain(op: Any) -> Any:
     return Linear(op, lambda y_bar, x, *static: backward(y_bar, x, *static))
 
 
-AVERAGE_2D = adaptive_average(aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default, 2)
-AVERAGE_3D = adaptive_average(aten._adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d_backward.default, 3)
+AVERAGE_2D = adaptive_average(
+    aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default, 2
+)
+AVERAGE_3D = adaptive_average(
+    aten._adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d_backward.default, 3
+)
 
 RULES: RuleTable = {
     aten.max_pool1d.default: MaxPool(max_pool_1d, 1, False),

@@ -11,8 +11,6 @@ Letters: x the argument, n the number of elements that one result gathers, m = m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -21,8 +19,8 @@ from torch import Tensor
 from ..passes.rule import Context, Linear, Needs, PerArgument, Rule, RuleTable
 from ..passes.zero import MaybeZero, add
 from .elementwise import keep
-from .selection import RULES as SELECTION
 from .norm import RULES as NORM
+from .selection import RULES as SELECTION
 from .softmax import RULES as SOFTMAX
 from .spread import axes_of, count, restore, spread
 
@@ -48,11 +46,15 @@ def mean_dim(x: Tensor, dim: Any, keepdim: bool, dtype: Any) -> Tensor:
     return aten.mean.dim(x, dim, keepdim, dtype=dtype)
 
 
-def sum_transpose(y_bar: Tensor, x: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
+def sum_transpose(
+    y_bar: Tensor, x: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Tensor:
     return spread(y_bar, x, dim, keepdim)
 
 
-def mean_transpose(y_bar: Tensor, x: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
+def mean_transpose(
+    y_bar: Tensor, x: Tensor, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Tensor:
     return spread(y_bar / count(x, dim), x, dim, keepdim)
 
 
@@ -210,7 +212,9 @@ class Product(Rule):
         among_zero = (z * u).sum(axes, keepdim=True)
         # The partner j of element i: any nonzero one, or the one zero that there is, by how many zeros remain.
         others = zeros - z
-        partners = torch.where(others == 0, among_nonzero - (1 - z) * u, keep(others == 1, among_zero - z * u))
+        partners = torch.where(
+            others == 0, among_nonzero - (1 - z) * u, keep(others == 1, among_zero - z * u)
+        )
         x_bar = nonzero * r * partners * restore(y_bar, ctx.args[0], self._dim(ctx), self._keepdim(ctx))
         return [x_bar] + [None] * (len(ctx.args) - 1)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..errors import UnsupportedOp
 from ..passes.rule import Context, Linear, Needs, PerArgument, Rule, RuleTable, unbroadcast
 from .elementwise import IDENTITY, Choice, ZeroDerivative
-from .padding import pad_axis
 from .padding import RULES as PADDING
+from .padding import pad_axis
 
 aten = torch.ops.aten
 
@@ -53,27 +53,29 @@ def repeat_transpose(y_bar: Tensor, x: Tensor, repeats: Sequence[Any]) -> Tensor
     return y_bar.reshape(split).sum(axes) if axes else y_bar
 
 
-# slice and select: the adjoint pads with zeros.
+# slice and select: the adjoint pads with zeros where the place is a number, else it writes into zeros.
 
 
-def first_index(start: Any, size: Any) -> Any:
+def first_index(start: int | None, size: Any) -> Any:
     """The non-negative index that `start` means on an axis of `size` elements."""
     if start is None:
         return 0
-    if isinstance(start, int) and start >= 0:
-        # Where the size is symbolic, a slice that is not empty starts inside it.
-        return min(start, size) if isinstance(size, int) else start
-    return torch.sym_max(start + size, 0) if isinstance(start, int) else start
+    if start < 0:
+        return torch.sym_max(start + size, 0)
+    # A slice that is not empty starts inside its axis, also where the size is symbolic.
+    return min(start, size) if isinstance(size, int) else start
 
 
 def slice_transpose(y_bar: Tensor, x: Tensor, dim: int, start: Any, end: Any, step: Any) -> Tensor:
-    if isinstance(step, int) and step == 1:
+    if step == 1 and (start is None or isinstance(start, int)):
         left = first_index(start, x.shape[dim])
         return pad_axis(y_bar, dim, left, x.shape[dim] - left - y_bar.shape[dim])
     return aten.slice_scatter.default(y_bar.new_zeros(x.shape), y_bar, dim, start, end, step)
 
 
 def select_transpose(y_bar: Tensor, x: Tensor, dim: int, index: Any) -> Tensor:
+    if not isinstance(index, int):
+        return aten.select_scatter.default(y_bar.new_zeros(x.shape), y_bar, dim, index)
     dim = dim % x.dim()
     left = first_index(index, x.shape[dim])
     return pad_axis(y_bar.unsqueeze(dim), dim, left, x.shape[dim] - left - 1)
@@ -101,6 +103,29 @@ def to_copy_transpose(y_bar: Tensor, x: Tensor, dtype: Any, layout: Any, device:
 
 
 CONVERT = Linear(to_copy, to_copy_transpose)
+
+
+class Overwrite(Rule):
+    """aten.copy(x, source, non_blocking): source in the shape and type of x (what an in-place write leaves)."""
+
+    names = ("x", "source")
+
+    def value(self, ctx: Context, x: Tensor, source: Tensor, non_blocking: bool) -> Tensor:
+        return self._written(x, source)
+
+    def _written(self, x: Tensor, source: Tensor) -> Tensor:
+        written = source.expand(x.shape)
+        return written if source.dtype == x.dtype else written.to(x.dtype)
+
+    def tangent(self, ctx: Context, dots: PerArgument) -> Tensor | None:
+        return None if dots[1] is None else self._written(ctx.args[0], dots[1])
+
+    def adjoint(self, ctx: Context, y_bar: Any, needs: Needs) -> PerArgument:
+        source = ctx.args[1]
+        source_bar = unbroadcast(y_bar, source.shape) if needs[1] else None
+        if source_bar is not None and source_bar.dtype != source.dtype:
+            source_bar = source_bar.to(source.dtype)
+        return [None, source_bar, None]
 STOP = ZeroDerivative(to_copy)
 
 
@@ -124,7 +149,10 @@ class Join(Rule):
     def adjoint(self, ctx: Context, y_bar: Tensor, needs: Needs) -> PerArgument:
         xs, dim = ctx.args
         bars = [self.part(y_bar, i, xs, dim) if needs[0][i] else None for i in range(len(xs))]
-        return [[b if b is None or b.dtype == x.dtype else b.to(x.dtype) for b, x in zip(bars, xs, strict=True)], None]
+        return [
+            [b if b is None or b.dtype == x.dtype else b.to(x.dtype) for b, x in zip(bars, xs, strict=True)],
+            None,
+        ]
 
 
 def cat_part(y_bar: Tensor, i: int, xs: Sequence[Tensor], dim: int) -> Tensor:
@@ -202,7 +230,8 @@ RULES: RuleTable = {
         aten.pixel_unshuffle.default, lambda y_bar, x, r: aten.pixel_shuffle.default(y_bar, r)
     ),
     aten.channel_shuffle.default: Linear(
-        aten.channel_shuffle.default, lambda y_bar, x, g: aten.channel_shuffle.default(y_bar, x.shape[-3] // g)
+        aten.channel_shuffle.default,
+        lambda y_bar, x, g: aten.channel_shuffle.default(y_bar, x.shape[-3] // g),
     ),
     aten.cat.default: Join(aten.cat.default, cat_part),
     aten.stack.default: Join(aten.stack.default, stack_part),
@@ -211,11 +240,11 @@ RULES: RuleTable = {
     aten.unbind.int: Pieces(aten.unbind.int, torch.stack, 1),
     aten.clone.default: Linear(lambda x, *_: x.clone(), lambda y_bar, *_: y_bar),
     aten.alias.default: IDENTITY,
-    aten.lift_fresh_copy.default: IDENTITY,
     aten.detach.default: ZeroDerivative(lambda x: x),
     aten._to_copy.default: Choice(
         lambda x, dtype, *_: STOP if dtype is not None and not dtype.is_floating_point else CONVERT
     ),
+    aten.copy.default: Overwrite(),
     aten.as_strided.default: Refused(
         aten.as_strided.default, "It reads memory, not elements: write it with slices, unfold or reshape."
     ),

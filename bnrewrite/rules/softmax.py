@@ -43,7 +43,9 @@ class Softmax(Rule):
     def curvature(self, ctx: Context, dots: PerArgument, y_bar: Tensor, needs: Needs) -> PerArgument:
         P, dim = ctx.y, ctx.args[1]
         P_dot = softmax_dot(P, dots[0], dim)
-        x_bar = P_dot * (y_bar - (P * y_bar).sum(dim, keepdim=True)) - P * (P_dot * y_bar).sum(dim, keepdim=True)
+        x_bar = P_dot * (y_bar - (P * y_bar).sum(dim, keepdim=True)) - P * (P_dot * y_bar).sum(
+            dim, keepdim=True
+        )
         return [x_bar.to(ctx.args[0].dtype), None, None]
 
 

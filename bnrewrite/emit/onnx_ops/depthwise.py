@@ -15,7 +15,6 @@ are one constant 0/1 matrix in both lines.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -23,8 +22,8 @@ import numpy as np
 import torch
 
 from ..builder import Builder
-from .im2col import Geometry
-from .padding import pad
+from .geometry import Geometry
+from .padding import Extent, pad
 from .table import np_dtype, transpose, unsqueeze
 
 # Widths up to which the products over rows won, as measured; a product's cost grows with W / kernel width.
@@ -32,6 +31,7 @@ _NARROW, _TINY = 16, 8
 
 
 def is_depthwise(g: Geometry) -> bool:
+    """Whether every channel is its own group, with one filter."""
     return g.groups > 1 and g.groups == g.channels == g.filters
 
 
@@ -65,7 +65,9 @@ def weight_gradient(b: Builder, x: str, y_bar: str, v: torch.Tensor, g: Geometry
 
 
 def _weight_gradient_by_rows(b: Builder, x: str, y_bar: str, v: torch.Tensor, g: Geometry) -> str:
-    rows = b.op("Reshape", _rows(b, x, v, g, tap_axis=1), b.ints([g.channels, prod(g.kernel[:-1]), -1, g.image[-1]]))
+    rows = b.op(
+        "Reshape", _rows(b, x, v, g, tap_axis=1), b.ints([g.channels, prod(g.kernel[:-1]), -1, g.image[-1]])
+    )
     y_rows = b.op("Reshape", _swap_batch(b, y_bar, g), b.ints([g.channels, 1, -1, g.out[-1]]))
     pairs = b.op("MatMul", transpose(b, rows, [0, 1, 3, 2]), y_rows)
     pairs = b.op("Reshape", pairs, b.ints([-1, g.image[-1] * g.out[-1]]))
@@ -88,9 +90,13 @@ def _weight_gradient_by_taps(b: Builder, x: str, y_bar: str, v: torch.Tensor, g:
 
 def _weight_gradient_as_conv(b: Builder, x: str, y_bar: str, v: torch.Tensor, g: Geometry) -> str:
     """One image of C groups whose input channels are the samples, y_bar its kernel; stride and dilation exchanged."""
-    crops = {2 + i: (0, min(end, 0)) for i, end in enumerate(g.end_padding)}
+    crops: dict[int, tuple[Extent, Extent]] = {2 + i: (0, min(end, 0)) for i, end in enumerate(g.end_padding)}
     x = _swap_batch(b, pad(b, x, v, crops, 2 + g.rank), g)
-    x = b.op("Reshape", x, b.ints([1, -1, *(n + min(end, 0) for n, end in zip(g.image, g.end_padding, strict=True))]))
+    x = b.op(
+        "Reshape",
+        x,
+        b.ints([1, -1, *(n + min(end, 0) for n, end in zip(g.image, g.end_padding, strict=True))]),
+    )
     return b.op(
         "Conv",
         x,
@@ -120,13 +126,16 @@ def _rows(b: Builder, x: str, v: torch.Tensor, g: Geometry, tap_axis: int) -> st
         starts = [g.dilation[i] * tap[i] for i in others]
         ends = [starts[i] + g.stride[i] * (g.out[i] - 1) + 1 for i in others]
         axes = [first + i for i in others]
-        seen.append(b.op("Slice", x, b.ints(starts), b.ints(ends), b.ints(axes), b.ints([g.stride[i] for i in others])))
+        seen.append(
+            b.op(
+                "Slice", x, b.ints(starts), b.ints(ends), b.ints(axes), b.ints([g.stride[i] for i in others])
+            )
+        )
     return b.op("Concat", *seen, axis=tap_axis)
 
 
 def _bands(g: Geometry) -> np.ndarray:
     """[W * W_out, kernel width]: entry ((i, j), u) is 1 where i = s j + d u - p."""
-    g = replace(g, image=g.image[-1:], out=g.out[-1:])
     s, d, p = g.stride[-1], g.dilation[-1], g.padding[-1]
-    i, j, u = np.ogrid[: g.image[0], : g.out[0], : g.kernel[-1]]
+    i, j, u = np.ogrid[: g.image[-1], : g.out[-1], : g.kernel[-1]]
     return (i == s * j + d * u - p).reshape(-1, g.kernel[-1])

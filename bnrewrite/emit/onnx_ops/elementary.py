@@ -1,8 +1,8 @@
-"""Exponentials, logarithms, roots, trigonometric and hyperbolic functions, also where onnxruntime has no float64 kernel.
+"""Exponentials, logarithms, roots, trigonometric and hyperbolic functions, in float64 too.
 
 ONNX has neither log1p nor expm1:
 
-    log1p(x) = log(u) x / (u - 1),  u = fl(1 + x);  x itself where u = 1           (Kahan, in Higham 2002, section 1.14.1)
+    log1p(x) = log(u) x / (u - 1),  u = fl(1 + x);  x itself where u = 1      (Kahan, in Higham 2002, section 1.14.1)
     expm1(x) = 2 t / (1 - t),  t = tanh(x / 2)  for |x| < 1, else exp(x) - 1
 
 onnxruntime's CPU provider has no float64 Tan, Sinh, Cosh and no float64 inverse functions. The former are quotients and
@@ -19,12 +19,13 @@ The difference is below 4e-4 (float32 rounding of x beside 1, else 1e-7), so d +
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import pi
 
 import torch
 from torch import fx
 
 from ..builder import Builder
-from .pointwise import as_result
+from .pointwise import as_result, pair
 from .table import cast, lowering, number, val
 
 aten = torch.ops.aten
@@ -195,3 +196,27 @@ def elementary(b: Builder, node: fx.Node, x: str) -> str:
     """f(x), integers taken as floats."""
     name = node.target.__name__.split(".")[0]  # type: ignore[union-attr]
     return FUNCTIONS[name](b, as_result(b, node, x), val(node).dtype)
+
+
+@lowering(aten.atan2.default)
+def atan2(b: Builder, node: fx.Node, y: str, x: str) -> str:
+    """The angle of (x, y): atan(y / x), half a turn on towards y where x < 0, a quarter turn where x = 0."""
+    y, x, dtype = pair(b, node, y, x)
+    zero = number(b, 0, dtype)
+    side = b.op("Where", b.op("Less", y, zero), number(b, -1, dtype), number(b, 1, dtype))
+    right = FUNCTIONS["atan"](b, b.op("Div", y, x), dtype)
+    left = b.op("Add", right, b.op("Mul", side, number(b, pi, dtype)))
+    upright = b.op("Mul", b.op("Sign", y), number(b, pi / 2, dtype))
+    beside = b.op("Where", b.op("Less", x, zero), left, right)
+    return b.op("Where", b.op("Equal", x, zero), upright, beside)
+
+
+@lowering(aten.hypot.default)
+def hypot(b: Builder, node: fx.Node, x: str, y: str) -> str:
+    """sqrt(x^2 + y^2) = m sqrt(1 + (l / m)^2), m the larger and l the smaller of |x|, |y|: no overflow of squares."""
+    x, y, dtype = pair(b, node, x, y)
+    a, c = b.op("Abs", x), b.op("Abs", y)
+    m, one = b.op("Max", a, c), number(b, 1, dtype)
+    divisor = b.op("Where", b.op("Equal", m, number(b, 0, dtype)), one, m)
+    ratio = b.op("Div", b.op("Min", a, c), divisor)
+    return b.op("Mul", m, b.op("Sqrt", b.op("Add", one, b.op("Mul", ratio, ratio))))

@@ -13,68 +13,32 @@ matrix product a sample; channel-major [C*taps, N*positions] makes one large pro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
+from typing import Any
 
 import torch
 from torch import fx
 
 from ..builder import Builder
-from .padding import pad
-from .table import arg_vals, lowering, np_dtype, shape, squeeze, transpose, unsqueeze, val
+from .geometry import Geometry, each_axis
+from .padding import Extent, pad
+from .table import (
+    arg_vals,
+    is_static,
+    lowering,
+    np_dtype,
+    shape,
+    squeeze,
+    transpose,
+    unsqueeze,
+    unsupported,
+    val,
+)
 
 aten = torch.ops.aten
 
 # Beyond this many taps the windows are gathered axis by axis: more copies, but far fewer nodes.
 _FLAT_TAPS = 49
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A window sliding over an image: everything static about a convolution or pooling.
-
-    `image` is the large side (a convolution's input, a transposed convolution's output) with `channels`, `out` the
-    small side with `filters`; a weight is [filters, channels / groups, *kernel] either way.
-    """
-
-    image: tuple[int, ...]
-    out: tuple[int, ...]
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    channels: int = 1
-    filters: int = 1
-    groups: int = 1
-
-    @property
-    def rank(self) -> int:
-        """Number of spatial axes."""
-        return len(self.image)
-
-    @property
-    def taps(self) -> int:
-        return prod(self.kernel)
-
-    @property
-    def positions(self) -> int:
-        return prod(self.out)
-
-    @property
-    def spread(self) -> tuple[int, ...]:
-        """Distance from the first to the last tap of one window: d (k - 1)."""
-        return tuple(d * (k - 1) for d, k in zip(self.dilation, self.kernel, strict=True))
-
-    @property
-    def reach(self) -> tuple[int, ...]:
-        """Extent of the padded image that the windows cover: s (out - 1) + d (k - 1) + 1."""
-        return tuple(s * (o - 1) + e + 1 for s, o, e in zip(self.stride, self.out, self.spread, strict=True))
-
-    @property
-    def end_padding(self) -> tuple[int, ...]:
-        """What the image lacks at its end to cover the last window; negative where windows leave a rest."""
-        return tuple(r - n - p for r, n, p in zip(self.reach, self.image, self.padding, strict=True))
 
 
 def im2col(b: Builder, x: str, v: torch.Tensor, g: Geometry, *, channel_major: bool = False) -> str:
@@ -84,14 +48,19 @@ def im2col(b: Builder, x: str, v: torch.Tensor, g: Geometry, *, channel_major: b
     [groups, C/groups*taps, N*positions].
     """
     cols = _gather_windows(b, x, v, g, at=1 if channel_major else 2)
-    rows = [g.groups, -1] if g.groups > 1 else [-1]
-    rows[-1] = g.channels // g.groups * g.taps
+    rows = [g.groups, g.rows] if g.groups > 1 else [g.rows]
     return b.op("Reshape", cols, b.ints([*rows, -1] if channel_major else [-1, *rows, g.positions]))
 
 
 def _gather_windows(b: Builder, x: str, v: torch.Tensor, g: Geometry, at: int) -> str:
     """x [.., .., *image] with its taps as a new axis (or one for each spatial axis) at `at` and *out behind."""
-    x = pad(b, x, v, {2 + i: (p, e) for i, (p, e) in enumerate(zip(g.padding, g.end_padding, strict=True))}, 2 + g.rank)
+    x = pad(
+        b,
+        x,
+        v,
+        {2 + i: (p, e) for i, (p, e) in enumerate(zip(g.padding, g.end_padding, strict=True))},
+        2 + g.rank,
+    )
     if g.taps == 1:
         return _take(b, x, g, 2, (0,) * g.rank, range(g.rank))
     if g.kernel == g.stride and set(g.dilation) == {1}:
@@ -145,7 +114,14 @@ def _phase_sizes(g: Geometry) -> list[int]:
 
 def _sum_taps(b: Builder, x: str, v: torch.Tensor, g: Geometry, i: int, tap_axis: int) -> str:
     """Spatial axis i: the axis of k taps becomes one of s phases, the axis of positions one of pixels of a phase."""
-    k, s, d, p, out, size = g.kernel[i], g.stride[i], g.dilation[i], g.padding[i], g.out[i], _phase_sizes(g)[i]
+    k, s, d, p, out, size = (
+        g.kernel[i],
+        g.stride[i],
+        g.dilation[i],
+        g.padding[i],
+        g.out[i],
+        _phase_sizes(g)[i],
+    )
     rank, out_axis = 2 + 2 * g.rank, 2 + g.rank + i
     if k == s and d == 1:
         return pad(b, x, v, {out_axis: (-(p // s), size - out + p // s)}, rank)
@@ -176,32 +152,41 @@ def _interleave(b: Builder, x: str, v: torch.Tensor, g: Geometry, channel_major:
         x = transpose(b, x, [batch, channel, *pixels])
     extents = [size * s for size, s in zip(sizes, g.stride, strict=True)]
     if channel_major and not strided:
-        x = transpose(b, b.op("Reshape", x, b.ints([g.channels, -1, *extents])), [1, 0, *range(2, 2 + g.rank)])
+        x = transpose(
+            b, b.op("Reshape", x, b.ints([g.channels, -1, *extents])), [1, 0, *range(2, 2 + g.rank)]
+        )
     else:
         x = b.op("Reshape", x, b.ints([-1, g.channels, *extents]))
     before = [p % s for p, s in zip(g.padding, g.stride, strict=True)]
-    amounts = {2 + i: (-f, n + f - e) for i, (f, n, e) in enumerate(zip(before, g.image, extents, strict=True))}
+    amounts: dict[int, tuple[Extent, Extent]] = {
+        2 + i: (-f, n + f - e) for i, (f, n, e) in enumerate(zip(before, g.image, extents, strict=True))
+    }
     return pad(b, x, v, amounts, 2 + g.rank)
 
 
 # --- the same as operations of a model -------------------------------------------------------------------------------
 
 
-def _unfold_geometry(x_val: torch.Tensor, image: Sequence[int], *window: Sequence[int]) -> Geometry:
-    kernel, dilation, padding, stride = ([*w] * 2 if len(w) == 1 else [*w] for w in window)
+def _unfold_geometry(node: fx.Node, image: Sequence[Any], window: Sequence[Sequence[int]]) -> Geometry:
+    """`image` is [C, H, W]; `window` kernel, dilation, padding and stride."""
+    if not all(is_static(d) for d in image):
+        raise unsupported(
+            node, "Its channels and image sizes must be static; only the batch may be symbolic."
+        )
+    channels, *sizes = image
+    kernel, dilation, padding, stride = (each_axis(setting, 2) for setting in window)
     out = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, d, p, s in zip(image, kernel, dilation, padding, stride, strict=True)
+        for n, k, d, p, s in zip(sizes, kernel, dilation, padding, stride, strict=True)
     ]
-    return Geometry(tuple(image), tuple(out), tuple(kernel), tuple(stride), tuple(padding), tuple(dilation))
+    return Geometry(tuple(sizes), tuple(out), kernel, stride, padding, dilation, channels)
 
 
 @lowering(aten.im2col.default)
 def unfold(b: Builder, node: fx.Node, x: str, *window: Sequence[int]) -> str:
     """F.unfold: x [N, C, H, W] -> [N, C*taps, positions], or all without N."""
     x_val = arg_vals(node)[0]
-    *_, channels, height, width = shape(x_val)
-    g = replace(_unfold_geometry(x_val, [height, width], *window), channels=channels)
+    g = _unfold_geometry(node, shape(x_val)[-3:], window)
     if x_val.dim() == 4:
         return im2col(b, x, x_val, g)
     return squeeze(b, im2col(b, unsqueeze(b, x, [0]), x_val, g), [0])
@@ -211,7 +196,7 @@ def unfold(b: Builder, node: fx.Node, x: str, *window: Sequence[int]) -> str:
 def fold(b: Builder, node: fx.Node, cols: str, size: Sequence[int], *window: Sequence[int]) -> str:
     """F.fold: cols [N, C*taps, positions] -> [N, C, H, W], or all without N."""
     cols_val = arg_vals(node)[0]
-    g = replace(_unfold_geometry(cols_val, size, *window), channels=shape(val(node))[-3])
+    g = _unfold_geometry(node, shape(val(node))[-3:], window)
     if cols_val.dim() == 3:
         return col2im(b, cols, cols_val, g)
     return squeeze(b, col2im(b, cols, cols_val, g), [0])

@@ -1,9 +1,9 @@
 """Gathering and scattering.
 
-Advanced indexing, x[i_0, :, i_1, ...] with index tensors at axes p_0 < p_1 < ... that broadcast to a shape B:
+Advanced indexing, x[i_0, :, i_1, ...] with index tensors at axes p_0 < p_1 < ... of common shape B:
 
     one index       Gather along its axis
-    several         indexed axes to the front; GatherND (ScatterND to write) with the indices side by side in a last axis
+    several         indexed axes to the front; GatherND (ScatterND to write), indices side by side in a last axis
     the result      B stands where the indexed axes stood if they are adjacent, in front of everything otherwise (NumPy)
 """
 
@@ -18,13 +18,15 @@ from torch import fx
 
 from ..builder import Builder
 from .creation import filled
-from .pointwise import choose, scaled
+from .logic import choose
+from .pointwise import scaled
 from .table import (
     arg_vals,
     axis,
     cast,
     dims,
     expand,
+    is_static,
     lowering,
     number,
     numel_is_one,
@@ -270,3 +272,17 @@ def _masked_put(b: Builder, node: fx.Node, x: str, indices: _Indices, value: str
 def take(b: Builder, node: fx.Node, x: str, index: str) -> str:
     """Elements of the flattened tensor."""
     return b.op("Gather", b.op("Reshape", x, b.const([-1], np.int64)), index, axis=0)
+
+
+@lowering(aten.unfold.default)
+def unfold(b: Builder, node: fx.Node, x: str, dim: int, size: int, step: int) -> str:
+    """Windows x[start:start + size] along `dim` every `step`; the place in the window becomes the last axis."""
+    x_val = arg_vals(node)[0]
+    rank = x_val.dim()
+    at = axis(dim, rank)
+    windows = shape(val(node))[at]
+    if not is_static(windows):
+        raise unsupported(node, "Windows along a symbolic axis are not supported.")
+    places = np.arange(windows)[:, None] * step + np.arange(size)
+    gathered = b.op("Gather", x, b.const(places, np.int64), axis=at)
+    return transpose(b, gathered, [*range(at + 1), *range(at + 2, rank + 1), at + 1])

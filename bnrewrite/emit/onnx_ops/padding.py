@@ -206,7 +206,8 @@ def diagonal(b: Builder, node: fx.Node, x: str, offset: int, first: int, second:
 def as_strided(b: Builder, node: fx.Node, x: str, size: Any, stride: Sequence[Any], offset: Any) -> str:
     """Only what is a reshape: all elements, in their order."""
     x_val, target = arg_vals(node)[0], shape(val(node))
-    expected, wanted = 1, []
+    expected: Any = 1
+    wanted: list[Any] = []
     for d in target[::-1]:
         wanted.insert(0, expected)
         expected = expected * d

@@ -219,7 +219,7 @@ def softmax(b: Builder, node: fx.Node, x: str, dim: int, half_to_float: bool) ->
     x_val, dtype = arg_vals(node)[0], val(node).dtype
     kind = "LogSoftmax" if "log" in str(node.target) else "Softmax"
     if x_val.dim() == 0:
-        return b.const(0 if kind == "LogSoftmax" else 1, np.float64 if dtype == torch.float64 else np.float32)
+        return number(b, 0 if kind == "LogSoftmax" else 1, dtype)
     return b.op(kind, cast(b, x, x_val, dtype), axis=axis(dim, x_val.dim()))
 
 
@@ -249,3 +249,15 @@ def topk(
     return b.ops(
         "TopK", x, b.ints([k]), outputs=2, axis=axis(dim, x_val.dim()), largest=int(largest), sorted=1
     )
+
+
+@lowering(aten.sort.default, aten.sort.stable)
+def sort(b: Builder, node: fx.Node, x: str, dim: int = -1, descending: bool = False, **options: Any) -> Any:
+    """All elements along `dim` in order, and where they stood; equal ones keep their order."""
+    x_val = arg_vals(node)[0]
+    if x_val.dim() == 0:
+        return x, b.const(0, np.int64)
+    at = axis(options.get("dim", dim), x_val.dim())
+    count = dims(b, x, x_val)[at]
+    largest = int(options.get("descending", descending))
+    return b.ops("TopK", x, b.ints([count]), outputs=2, axis=at, largest=largest, sorted=1)

@@ -7,6 +7,7 @@ wherever at most one dimension is symbolic.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import fx
 
 from ..builder import Builder, Size
-from .sizes import modulo, negate
+from .sizes import subtract
 from .table import (
     arg_vals,
     axes,
@@ -123,9 +124,15 @@ def transpose_int(b: Builder, node: fx.Node, x: str, first: int, second: int) ->
     return move(b, x, shape(arg_vals(node)[0]), order)
 
 
-@lowering(aten.t.default, aten.numpy_T.default, aten.mT.default)
+@lowering(aten.mT.default)
+def last_two(b: Builder, node: fx.Node, x: str) -> str:
+    """The last two axes swapped."""
+    return transpose_int(b, node, x, -1, -2)
+
+
+@lowering(aten.t.default, aten.numpy_T.default)
 def t(b: Builder, node: fx.Node, x: str) -> str:
-    """A matrix transposed; a vector as it is."""
+    """All axes reversed: a matrix transposed, a vector as it is."""
     rank = arg_vals(node)[0].dim()
     return move(b, x, shape(arg_vals(node)[0]), list(range(rank))[::-1])
 
@@ -134,12 +141,12 @@ def t(b: Builder, node: fx.Node, x: str) -> str:
 def movedim(b: Builder, node: fx.Node, x: str, source: Any, destination: Any) -> str:
     """Axes moved to new places, the others in their order."""
     rank = arg_vals(node)[0].dim()
-    places = dict(zip(_as_axes(destination, rank), _as_axes(source, rank), strict=True))
+    places = dict(zip(as_axes(destination, rank), as_axes(source, rank), strict=True))
     others = iter(i for i in range(rank) if i not in places.values())
     return transpose(b, x, [places[i] if i in places else next(others) for i in range(rank)])
 
 
-def _as_axes(dim: int | Sequence[int], rank: int) -> list[int]:
+def as_axes(dim: int | Sequence[int], rank: int) -> list[int]:
     return [axis(d, rank) for d in ([dim] if isinstance(dim, int) else dim)]
 
 
@@ -223,16 +230,12 @@ def split(b: Builder, node: fx.Node, x: str, sizes: Any, dim: int) -> tuple[str,
 def _split_symbolic(
     b: Builder, node: fx.Node, x: str, sizes: Any, lengths: Sequence[Any], at: int
 ) -> tuple[str, ...]:
-    """Slices: the last part takes what is left, so one symbolic length at the end needs no arithmetic."""
-    given = sizes if isinstance(sizes, list) else [sizes] * len(lengths)
-    if node.target is aten.chunk.default:
-        given = lengths
-    known = [
-        n if is_static(n) else g if isinstance(g, (int, Size)) else size_of(b, n)
-        for n, g in zip(lengths, given)
-    ]
-    if any(n is None for n in known):
-        raise unsupported(node, "The lengths of its parts are symbolic and not known in the graph.")
+    """Parts of symbolic length: read off earlier values, or given, or what the parts before the last leave."""
+    given = list(sizes) if isinstance(sizes, (list, tuple)) else [sizes] * (len(lengths) - 1) + [None]
+    known = [size_of(b, n) or g for n, g in zip(lengths, given, strict=True)]
+    if known[-1] is None:
+        total = dims(b, x, arg_vals(node)[0])[at]
+        known[-1] = reduce(lambda left, n: subtract(b, left, n), known[:-1], total)
     return b.ops("Split", x, b.ints(known), outputs=len(known), axis=at)
 
 
@@ -258,79 +261,3 @@ def slice_(b: Builder, node: fx.Node, x: str, dim: int, start: Any, end: Any, st
 def select(b: Builder, node: fx.Node, x: str, dim: int, index: int | Size) -> str:
     """x[index] along `dim`."""
     return b.op("Gather", x, number(b, index, torch.int64), axis=axis(dim, arg_vals(node)[0].dim()))
-
-
-# --- repeating and reordering ----------------------------------------------------------------------------------------
-
-
-@lowering(aten.repeat.default, aten.tile.default)
-def repeat(b: Builder, node: fx.Node, x: str, repeats: Sequence[int | Size]) -> str:
-    """Whole copies along each axis; new axes come in front."""
-    x_val = arg_vals(node)[0]
-    repeats = [1] * (x_val.dim() - len(repeats)) + list(repeats)
-    x = unsqueeze(b, x, list(range(len(repeats) - x_val.dim())))
-    if all(isinstance(r, int) and r == 1 for r in repeats):
-        return x
-    return b.op("Tile", x, b.ints(repeats))
-
-
-@lowering(aten.flip.default)
-def flip(b: Builder, node: fx.Node, x: str, dim: Sequence[int]) -> str:
-    """Axes reversed."""
-    over = axes(dim, arg_vals(node)[0].dim()) if dim else []
-    if not over:
-        return x
-    one = [1] * len(over)
-    starts, ends = [-n for n in one], [-END for _ in one]
-    return b.op("Slice", x, b.ints(starts), b.ints(ends), b.ints(over), b.ints(starts))
-
-
-@lowering(aten.roll.default)
-def roll(b: Builder, node: fx.Node, x: str, shifts: Sequence[Any], dim: Sequence[int]) -> str:
-    """Axes turned by `shifts`; without axes, the flattened tensor."""
-    x_val = arg_vals(node)[0]
-    sizes = dims(b, x, x_val)
-    if not dim:
-        flat = b.op("Reshape", x, b.const([-1], np.int64))
-        total = val(node).numel()
-        size = total if is_static(total) else b.size(flat, 0)
-        return reshape(b, _roll(b, flat, 0, size, shifts[0]), shape(x_val))
-    for at, shift in zip(_as_axes(dim, x_val.dim()), shifts, strict=True):
-        x = _roll(b, x, at, sizes[at], shift)
-    return x
-
-
-def _roll(b: Builder, x: str, at: int, size: int | Size, shift: int | Size) -> str:
-    cut = modulo(b, negate(b, shift), size)
-    if isinstance(cut, int) and cut == 0:
-        return x
-    return b.op("Concat", slice_axis(b, x, at, cut, END), slice_axis(b, x, at, 0, cut), axis=at)
-
-
-@lowering(aten.pixel_shuffle.default)
-def pixel_shuffle(b: Builder, node: fx.Node, x: str, r: int) -> str:
-    """(..., C r^2, H, W) to (..., C, H r, W r)."""
-    *lead, c, h, w = shape(arg_vals(node)[0])
-    k = len(lead)
-    x = reshape(b, x, [*lead, c // (r * r), r, r, h, w])
-    x = transpose(b, x, [*range(k), k, k + 3, k + 1, k + 4, k + 2])
-    return reshape(b, x, shape(val(node)))
-
-
-@lowering(aten.pixel_unshuffle.default)
-def pixel_unshuffle(b: Builder, node: fx.Node, x: str, r: int) -> str:
-    """(..., C, H r, W r) to (..., C r^2, H, W)."""
-    *lead, c, h, w = shape(arg_vals(node)[0])
-    k = len(lead)
-    x = reshape(b, x, [*lead, c, h // r, r, w // r, r])
-    x = transpose(b, x, [*range(k), k, k + 2, k + 4, k + 1, k + 3])
-    return reshape(b, x, shape(val(node)))
-
-
-@lowering(aten.channel_shuffle.default, aten.native_channel_shuffle.default)
-def channel_shuffle(b: Builder, node: fx.Node, x: str, groups: int) -> str:
-    """Channels read across the groups instead of along them."""
-    n, c, *rest = shape(arg_vals(node)[0])
-    x = reshape(b, x, [n, groups, c // groups, *rest])
-    x = transpose(b, x, [0, 2, 1, *range(3, 3 + len(rest))])
-    return reshape(b, x, [n, c, *rest])

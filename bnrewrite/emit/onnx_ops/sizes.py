@@ -180,7 +180,7 @@ def negation(b: Builder, x: Any) -> Any:
     return Flag(b.op("Not", x)) if isinstance(x, str) else not x
 
 
-_ARITHMETIC: dict[Callable[..., Any], Callable[..., Any]] = {
+_ARITHMETIC: dict[Any, Callable[..., Any]] = {
     operator.add: plus,
     operator.sub: subtract,
     operator.mul: multiply,

@@ -22,7 +22,7 @@ from onnx import helper
 from torch import fx
 from torch.fx.node import map_arg
 
-from ...errors import UnsupportedOp
+from ...errors import InputError, UnsupportedOp
 from ..builder import Builder, Flag, Real, Size
 
 Lowering = Callable[..., Any]
@@ -58,7 +58,7 @@ def lowering(*targets: Any) -> Callable[[Lowering], Lowering]:
 
 
 def lower_node(b: Builder, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
-    """Lower one call; `env` maps earlier nodes to their ONNX values. Raises `UnsupportedOp` where no lowering exists."""
+    """Lower one call; `env` maps earlier nodes to their values. Raises `UnsupportedOp` where no lowering exists."""
     function = LOWERINGS.get(node.target)
     if function is None:
         raise unsupported(node)
@@ -68,17 +68,20 @@ def lower_node(b: Builder, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
 
 def unsupported(node: fx.Node, advice: str = "") -> UnsupportedOp:
     """The error for `node`: names the operation and where in the model it came from (raise what this returns)."""
-    return UnsupportedOp(op=node.target, where=location(node), advice=advice or "It has no ONNX lowering.")
+    return UnsupportedOp(
+        op=node.meta.get("decomposed", node.target),
+        where=location(node),
+        advice=advice or "It has no ONNX lowering.",
+    )
 
 
 def location(node: fx.Node) -> str:
-    """Where `node` comes from: BatchNorm site, module path, source line; its own name where nothing is known."""
-    parts = [str(node.meta[key]) for key in ("site", "module") if node.meta.get(key)]
-    trace = node.meta.get("stack_trace")
-    if trace:
-        frames = [line.strip() for line in str(trace).splitlines() if line.strip().startswith("File ")]
-        parts += frames[-1:]
-    return ", ".join(dict.fromkeys(parts)) or f"node {node.name}"
+    """Where `node` comes from: module path and source line; its own name where nothing is known."""
+    module = node.meta.get("site") or node.meta.get("module") or ""
+    frames = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
+    line = node.meta.get("where") or next((f for f in reversed(frames) if f.startswith("File ")), "")
+    named = f"module '{module}'" if module else f"node {node.name}"
+    return f"{named} ({line})" if line else named
 
 
 # --- values, shapes, types -------------------------------------------------------------------------------------------
@@ -98,8 +101,8 @@ def np_dtype(of: Any) -> Any:
     """NumPy type of a tensor or a torch dtype."""
     dtype = of.dtype if isinstance(of, torch.Tensor) else of
     if dtype not in _NUMPY:
-        raise UnsupportedOp(
-            op=f"of type {dtype}", where="the ONNX file", advice="Export in float32 or float64."
+        raise InputError(
+            f"ONNX export knows no {dtype}; convert the model, for example with model.to(torch.float32)."
         )
     return _NUMPY[dtype]
 
@@ -209,7 +212,11 @@ def reshape(b: Builder, x: str, to: Sequence[Dim], source: Sequence[Dim] | None 
         for i in range(len(to) - 1, -1, -1):
             if spec[i] is None and spec.count(None) > 1 and i < len(source) and same_dim(to[i], source[i]):
                 spec[i] = 0
-    sizes = {i: size_of(b, to[i]) for i, d in enumerate(spec) if d is None} if empty or spec.count(None) > 1 else {}
+    sizes = (
+        {i: size_of(b, to[i]) for i, d in enumerate(spec) if d is None}
+        if empty or spec.count(None) > 1
+        else {}
+    )
     if None in spec and not empty:
         inferred = next((i for i, size in sizes.items() if size is None), spec.index(None))
         spec[inferred] = -1
@@ -246,7 +253,7 @@ def slice_axis(b: Builder, x: str, dim: int, start: int | Size, end: int | Size,
 
 
 def expand(b: Builder, x: str, to: Sequence[Dim], source: Sequence[Dim]) -> str:
-    """Broadcast `x` (of shape `source`) to shape `to`; ONNX broadcasts both ways, so kept dimensions are written as 1."""
+    """Broadcast `x` (of shape `source`) to shape `to`; Expand works both ways, so kept dimensions are said as 1."""
     lead = len(to) - len(source)
     padded: list[Dim] = [1] * lead + list(source)
     wanted = [1 if same_dim(s, d) else size_of(b, d) for s, d in zip(padded, to, strict=True)]

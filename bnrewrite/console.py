@@ -1,0 +1,122 @@
+"""The two streams of the command line: results on stdout, everything else on stderr, and there only what helps."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PATIENCE = 1.0
+"""Seconds of silence before a spinner appears."""
+
+
+def one_line(text: object) -> str:
+    """A message of any length as one line."""
+    return " ".join(str(text).split())
+
+
+def print_error(message: object) -> None:
+    """The one line that a wrong input gets."""
+    print(f"bnrewrite: error: {one_line(message)}", file=sys.stderr)
+
+
+def print_note(message: object) -> None:
+    """Something worth knowing that is no result."""
+    print(f"bnrewrite: note: {one_line(message)}", file=sys.stderr)
+
+
+def results() -> Console:
+    """stdout; lines are never wrapped when a program reads them."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """A plain table on stdout; columns whose name starts with `>` are right-aligned."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    results().print(table)
+
+
+def deliver(data: dict[str, Any], destination: str | None, show: Callable[[], None]) -> None:
+    """Results as `--json` asks: `-` is stdout, and then nothing else goes there; a file goes beside the tables."""
+    if destination == "-":
+        print(json.dumps(data, indent=2))
+        return
+    if destination is not None:
+        from .files import written_whole
+
+        with written_whole(destination) as path:
+            path.write_text(json.dumps(data, indent=2) + "\n")
+    show()
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that work goes on, once it takes longer than a second; yields a function for the next step."""
+    if not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    progress = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True),
+        transient=True,
+    )  # fmt: skip
+    task = progress.add_task(text)
+    timer = threading.Timer(PATIENCE, progress.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda step: progress.update(task, description=step)
+    finally:
+        timer.cancel()
+        timer.join()
+        progress.stop()
+
+
+@contextmanager
+def collected_notes() -> Iterator[list[str]]:
+    """Warnings of the block as one-line notes, in order, each once; what other libraries deprecate is left out."""
+    notes: list[str] = []
+
+    def note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = one_line(message)
+        if category is UserWarning and text not in notes:
+            notes.append(text)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = note  # type: ignore[assignment]
+        yield notes
+
+
+@contextmanager
+def progress_bar(text: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar of `total` steps on a terminal; yields what is called after each step, with a few words on how it stands."""
+    if not sys.stderr.isatty():
+        yield lambda state: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda state: progress.update(task, advance=1, description=f"{text}: {state}")

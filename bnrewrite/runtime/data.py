@@ -1,0 +1,233 @@
+"""The data that curvature is taken over: a sequence of batches, each checked against what the file takes.
+
+With batch statistics the loss of two batches is not the loss of their union. So batches are used as they are given:
+never split, never merged, never reordered; results are means over them, weighted by their sizes.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import FileError, InputError
+from .session import DATA_ROOTS, Argument, Array, Session, check_readable, one_line
+from .vectors import as_array, listed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Arrays by input name, ready for the session; `size` samples."""
+
+    feeds: dict[str, Array]
+    size: int
+    number: int
+
+
+class Data:
+    """Batches that can be gone through again and again.
+
+    `source`: `(x, y)`; the path of an `.npz` that holds `input` and `target`; or an iterable of `(x, y)`. A list or a
+    data loader is streamed anew at every pass (it must give the same batches each time); a generator is read once and
+    kept. A model of several inputs takes a tuple or a dict as `x`.
+    """
+
+    def __init__(self, source: Any, session: Session) -> None:
+        self._session = session
+        self._fingerprints: list[int] = []
+        self._complete = False
+        pairs = _pairs(source, session)
+        self._single = Batch(*self._checked(pairs, None), 0) if isinstance(pairs, tuple) else None
+        self._source: Iterable[Any] = () if isinstance(pairs, tuple) else pairs
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._single is not None:
+            yield self._single
+            return
+        count = 0
+        for number, pair in enumerate(self._source):
+            feeds, size = self._checked(pair, number)
+            self._same_as_before(feeds, number)
+            yield Batch(feeds, size, number)
+            count += 1
+        if count == 0:
+            raise InputError("data holds no batch.")
+        if self._complete and count != len(self._fingerprints):
+            raise InputError(f"data gave {len(self._fingerprints)} batches first and {count} now: {_STEADY}")
+        self._complete = True
+
+    def first(self) -> Batch:
+        """The first batch."""
+        return next(iter(self))
+
+    def single(self) -> bool:
+        """Whether all the data is one batch."""
+        return self._single is not None or len(self._fingerprints) == 1
+
+    def place(self, batch: Batch) -> str:
+        """How messages name a batch."""
+        return "the data" if self._single is not None else f"batch {batch.number} of the data"
+
+    def _checked(self, pair: Any, number: int | None) -> tuple[dict[str, Array], int]:
+        try:
+            return checked_feeds(pair, self._session)
+        except InputError as error:
+            if number is None:
+                raise
+            raise InputError(f"batch {number} of the data: {error}") from error
+
+    def _same_as_before(self, feeds: Mapping[str, Array], number: int) -> None:
+        """A shuffling loader would make H another matrix at every product."""
+        fingerprint = 0
+        for array in feeds.values():
+            fingerprint = zlib.crc32(np.ascontiguousarray(array), fingerprint)
+        if number == len(self._fingerprints) and not self._complete:
+            self._fingerprints.append(fingerprint)
+        elif number >= len(self._fingerprints) or self._fingerprints[number] != fingerprint:
+            raise InputError(f"batch {number} of the data is not the one that came the first time: {_STEADY}")
+
+
+_STEADY = "every pass must give the same batches in the same order (shuffle=False, no random augmentation), or a list."
+
+
+def _pairs(source: Any, session: Session) -> tuple[Any, Any] | Iterable[Any]:
+    """One pair as a tuple, several as an iterable that can be started again."""
+    if isinstance(source, (str, os.PathLike)):
+        return read_npz(source, session)
+    if isinstance(source, (tuple, list)) and len(source) == 2 and not isinstance(source[1], (tuple, list)):
+        return source[0], source[1]
+    if isinstance(source, Mapping) or not isinstance(source, Iterable):
+        raise InputError(
+            "data must be a pair (x, y), the path of an .npz file, or an iterable of pairs, "
+            f"not {type(source).__name__}."
+        )
+    return list(source) if iter(source) is source else source
+
+
+def read_npz(path: str | os.PathLike[str], session: Session) -> tuple[Any, Any]:
+    """The pair `(input, target)` stored in an .npz; several model inputs as `input.0`, `input.1`, ... or by key."""
+    check_readable(path)
+    name = os.fspath(path)
+    wanted = [argument.name for argument in session.of_kind("data")]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if isinstance(archive, np.ndarray):
+                raise FileError(f"'{name}' holds one array without a name: save it with np.savez(file, input=, target=).")
+            missing = [key for key in wanted if key not in archive.files]
+            if missing:
+                raise FileError(
+                    f"'{name}' has no array called {listed(missing)}; it holds {listed(archive.files) or 'nothing'}."
+                )
+            arrays = {key: archive[key] for key in wanted}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # Pickled objects end here too: they could run any code, so they are never read.
+        raise FileError(f"'{name}' is no .npz file of plain arrays: {one_line(error)}") from error
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"'{name}' cannot be read: {one_line(error)}") from error
+    return _nested(arrays, "input"), _nested(arrays, "target")
+
+
+def _nested(arrays: Mapping[str, Array], root: str) -> Any:
+    """The array called `root`, or a dict of those called `root.<key>`."""
+    if root in arrays:
+        return arrays[root]
+    return {key.removeprefix(f"{root}."): array for key, array in arrays.items() if key.startswith(f"{root}.")}
+
+
+def checked_feeds(pair: Any, session: Session) -> tuple[dict[str, Array], int]:
+    """Arrays by input name in the file's own types, and the number of samples; InputError for what does not fit."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise InputError(f"a batch must be a pair (x, y), not {type(pair).__name__}.")
+    expected = {argument.name: argument for argument in session.of_kind("data")}
+    given: dict[str, Any] = {}
+    for root, value in zip(DATA_ROOTS, pair, strict=True):
+        _spread(root, value, expected, given)
+    missing = [name for name in expected if name not in given]
+    surplus = [name for name in given if name not in expected]
+    if missing or surplus:
+        raise InputError(
+            f"the file takes {listed(list(expected))}, but the data gives {listed(list(given))}: "
+            "give one array for each input of the model (a tuple, or a dict by name)."
+        )
+    sizes: dict[str, tuple[int, str]] = {}
+    feeds = {name: _fitted(as_array(given[name]), argument, sizes) for name, argument in expected.items()}
+    batch = _batch_size(feeds, expected)
+    _check_least_batch(batch, session)
+    _check_classes(feeds, session)
+    return feeds, batch
+
+
+def _spread(name: str, value: Any, expected: Mapping[str, Argument], found: dict[str, Any]) -> None:
+    """Name the leaves of a nested argument as the file does: `input.0`, `input.mask`."""
+    if name not in expected and isinstance(value, Mapping):
+        for key, entry in value.items():
+            _spread(f"{name}.{key}", entry, expected, found)
+    elif name not in expected and isinstance(value, (tuple, list)):
+        for index, entry in enumerate(value):
+            _spread(f"{name}.{index}", entry, expected, found)
+    else:
+        found[name] = value
+
+
+def _fitted(array: Array, argument: Argument, sizes: dict[str, tuple[int, str]]) -> Array:
+    """`array` in the type of `argument`; `sizes` remembers what each free size stands for."""
+    name = argument.name
+    shape = list(array.shape)
+    if len(shape) != len(argument.shape):
+        raise InputError(f"{name} has shape {shape}, the file takes {argument.described()}.")
+    for size, declared in zip(shape, argument.shape, strict=True):
+        if isinstance(declared, int) and size != declared:
+            raise InputError(f"{name} has shape {shape}, the file takes {argument.described()}.")
+        if isinstance(declared, str) and sizes.setdefault(declared, (size, name))[0] != size:
+            other, first = sizes[declared]
+            raise InputError(f"{first} has {other} samples, but {name} has {size} (shape {shape}).")
+    wanted = argument.dtype
+    if wanted.kind == "f" and array.dtype.kind != "f":
+        raise InputError(f"{name} must hold floating-point numbers ({wanted}), not {array.dtype}: convert it first.")
+    if wanted.kind == "i" and array.dtype.kind not in "iu":
+        raise InputError(f"{name} must hold integers ({wanted}), not {array.dtype}.")
+    if wanted.kind == "b" and array.dtype.kind != "b":
+        raise InputError(f"{name} must hold truth values (bool), not {array.dtype}.")
+    with np.errstate(over="ignore"):  # what overflows float32 becomes infinite and is refused here
+        converted = np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
+    if wanted.kind == "f" and not np.isfinite(converted).all():
+        raise InputError(f"{name} holds NaN or infinity.")
+    return converted
+
+
+def _batch_size(feeds: Mapping[str, Array], expected: Mapping[str, Argument]) -> int:
+    """Length of the batch axis: of the first input that has a free one, or of the first input at all."""
+    ranked = sorted(feeds, key=lambda name: not (expected[name].shape and isinstance(expected[name].shape[0], str)))
+    size = feeds[ranked[0]].shape[0] if feeds[ranked[0]].ndim else 1
+    if size == 0:
+        raise InputError("the batch is empty: give at least one sample.")
+    return size
+
+
+def _check_least_batch(size: int, session: Session) -> None:
+    for site in session.meta.get("sites", ()):
+        if size == 1 and site["statistics"] == "batch" and site.get("per_sample") == 1:
+            raise InputError(
+                f"the BatchNorm in module '{site['module']}' needs a batch of at least 2: with 1 its statistics are "
+                "over a single element."
+            )
+
+
+def _check_classes(feeds: Mapping[str, Array], session: Session) -> None:
+    classes = session.meta.get("classes")
+    target = feeds.get("target")
+    if not classes or target is None or target.dtype.kind != "i":
+        return
+    count, ignored = classes
+    wrong = (target < 0) | (target >= count)
+    if ignored is not None:
+        wrong &= target != ignored
+    if wrong.any():
+        raise InputError(f"target holds class {target[wrong][0]}, but the model has classes 0 to {count - 1}.")

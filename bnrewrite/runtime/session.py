@@ -1,0 +1,180 @@
+"""One exported file in onnxruntime: what it takes, what it gives, and what it says about itself.
+
+The file describes itself twice: the inputs and outputs of its graph (names, types, shapes) and a JSON under
+`bnrewrite` in its metadata (loss, BatchNorm sites, parameters, classes). Both are read through onnxruntime alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as _ort
+
+from ..errors import FileError, InputError, NumericalError
+
+METADATA_KEY = "bnrewrite"
+DATA_ROOTS = ("input", "target")
+
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    _ort.Fail,
+    _ort.InvalidArgument,
+    _ort.InvalidGraph,
+    _ort.InvalidProtobuf,
+    _ort.EngineError,
+    _ort.EPFail,
+    _ort.NoModel,
+    _ort.NoSuchFile,
+    _ort.NotImplemented,
+    _ort.RuntimeException,
+)
+"""What onnxruntime raises: it has no common base class of its own."""
+
+_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+
+Kind = Literal["data", "vector", "parameter"]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One input of the graph. `shape` holds numbers, and names for sizes that are free (the batch axis is `N`)."""
+
+    name: str
+    kind: Kind
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+    def described(self) -> str:
+        return f"{self.dtype} [{', '.join(str(size or '?') for size in self.shape)}]"
+
+
+class Session:
+    """An exported file, ready to run.
+
+    Parameters
+    ----------
+    source : path of the file, or the bytes of a model.
+    providers, session_options : as for `onnxruntime.InferenceSession`; the CPU by default.
+
+    Raises
+    ------
+    FileError : the file is missing, unreadable, damaged, or was not written by bnrewrite.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        *,
+        providers: Sequence[Any] | None = None,
+        session_options: onnxruntime.SessionOptions | None = None,
+    ) -> None:
+        self.name = "the model" if isinstance(source, bytes) else os.fspath(source)
+        self._session = _start(source, self.name, providers, session_options)
+        self.meta: dict[str, Any] = _metadata(self._session, self.name)
+        self.arguments = {argument.name: argument for argument in map(self._argument, self._session.get_inputs())}
+        self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def _argument(self, node: Any) -> Argument:
+        if node.type not in _TYPES:
+            raise FileError(f"'{self.name}': input '{node.name}' has type {node.type}, which NumPy cannot hold.")
+        return Argument(node.name, self._kind(node.name), np.dtype(_TYPES[node.type]), tuple(node.shape))
+
+    def _kind(self, name: str) -> Kind:
+        if name.startswith("v.") and name.removeprefix("v.") in self.meta["parameters"]:
+            return "vector"
+        # A parameter may be called "input.weight" too; the file lists the names of all of them.
+        if name.split(".")[0] in DATA_ROOTS and name not in self.meta.get("parameter_order", ()):
+            return "data"
+        return "parameter"
+
+    def of_kind(self, kind: Kind) -> list[Argument]:
+        """The inputs of one kind, in the order of the file."""
+        return [argument for argument in self.arguments.values() if argument.kind == kind]
+
+    @property
+    def products(self) -> list[str]:
+        """The products that the file computes: `hvp`, `ggn`."""
+        return list(self.meta["products"])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64: the type of the vectors, and so of all the arithmetic."""
+        return self.of_kind("vector")[0].dtype
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Evaluate the graph on checked arrays; all outputs, or those named."""
+        names = list(self.outputs if outputs is None else outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except ORT_ERRORS as error:
+            raise NumericalError(f"onnxruntime stopped in '{self.name}': {one_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def _start(
+    source: str | os.PathLike[str] | bytes,
+    name: str,
+    providers: Sequence[Any] | None,
+    options: onnxruntime.SessionOptions | None,
+) -> onnxruntime.InferenceSession:
+    if not isinstance(source, bytes):
+        check_readable(source)
+    if options is None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # whatever it would log as an error is raised as well
+    try:
+        return onnxruntime.InferenceSession(
+            source if isinstance(source, bytes) else os.fspath(source),
+            options,
+            providers=list(providers or ["CPUExecutionProvider"]),
+        )
+    except ORT_ERRORS as error:
+        raise FileError(f"'{name}' cannot be opened by onnxruntime: {one_line(error)}") from error
+    except ValueError as error:  # an execution provider that is not installed
+        raise InputError(one_line(error)) from error
+
+
+def check_readable(path: str | os.PathLike[str]) -> None:
+    """Raise FileError unless `path` is a file that can be read."""
+    file = Path(path)
+    if not file.exists():
+        raise FileError(f"there is no file '{file}'.")
+    if not file.is_file():
+        raise FileError(f"'{file}' is not a file.")
+    if not os.access(file, os.R_OK):
+        raise FileError(f"'{file}' cannot be read: permission denied.")
+
+
+def _metadata(session: onnxruntime.InferenceSession, name: str) -> dict[str, Any]:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise FileError(f"'{name}' was not written by bnrewrite: it lacks the '{METADATA_KEY}' entry in its metadata.")
+    try:
+        meta = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FileError(f"'{name}' is damaged: its '{METADATA_KEY}' metadata is no JSON ({error}).") from error
+    missing = [key for key in ("parameters", "products", "loss") if key not in meta] if isinstance(meta, dict) else None
+    if missing is None or missing:
+        what = "an object" if missing is None else f"'{missing[0]}'"
+        raise FileError(f"'{name}' is damaged: its '{METADATA_KEY}' metadata lacks {what}.")
+    return meta
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error of another library as one line."""
+    return " ".join(str(error).split())

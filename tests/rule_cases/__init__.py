@@ -1,0 +1,18 @@
+"""The rows of the rule tests, one file a family of operations."""
+
+from __future__ import annotations
+
+from . import activation, arithmetic, indexing, linear, loss, normalization, pointwise, pooling, reduction, shape
+
+CASES = [
+    *linear.CASES,
+    *arithmetic.CASES,
+    *pointwise.CASES,
+    *activation.CASES,
+    *shape.CASES,
+    *indexing.CASES,
+    *reduction.CASES,
+    *pooling.CASES,
+    *loss.CASES,
+    *normalization.CASES,
+]
