@@ -16,8 +16,8 @@ from typing import Any
 import click
 
 from . import __version__
-from .console import collected_notes, deliver, one_line, print_error, print_note, print_table, spinner
-from .errors import BnrewriteError, InputError
+from .console import collected_notes, deliver, one_line, print_error, print_note, quiet, spinner
+from .errors import BnrewriteError
 
 LOSSES = ("cross_entropy", "mse", "bce_with_logits", "nll", "none")
 
@@ -68,12 +68,16 @@ class Shape(click.ParamType):
 
     name = "3x64x64"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         sizes = value.lower().split("x")
         if not all(size.isdigit() and int(size) > 0 for size in sizes):
-            self.fail(f"'{value}' is no shape; write the sizes of one sample with x between, such as 3x64x64.")
+            self.fail(
+                f"'{value}' is no shape; write the sizes of one sample with x between, such as 3x64x64."
+            )
         return tuple(map(int, sizes))
 
 
@@ -82,14 +86,18 @@ class Products(click.ParamType):
 
     name = "hvp,ggn"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
         return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which model, with which weights, on what kind of data."""
     options = [
-        click.option("--input", "shapes", type=Shape(), multiple=True, help="Shape of one sample (repeat for several)."),
+        click.option(
+            "--input", "shapes", type=Shape(), multiple=True, help="Shape of one sample (repeat for several)."
+        ),
         click.option("--batch", type=click.IntRange(min=1), help="Batch size of the example."),
         click.option(
             "--classes",
@@ -100,15 +108,30 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--bn", type=click.Choice(["batch", "running"]), help="Statistics of every BatchNorm."),
         click.option("--weights", help="State dict (.pt, .pth, .safetensors) to load."),
         click.option("--random", type=click.Choice(["off", "error"]), default="off", show_default=True),
-        click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random weights."),
+        click.option(
+            "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True
+        ),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random weights."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
     return command
 
 
-json_option = click.option("--json", "json_to", metavar="FILE|-", help="Write the results as JSON; - for stdout.")
+json_option = click.option(
+    "--json", "json_to", metavar="FILE|-", help="Write the results as JSON; - for stdout."
+)
+
+
+def _check_outputs(*paths: str | None) -> None:
+    """What cannot be written is said before the work is done."""
+    from .files import check_writable
+
+    for path in paths:
+        if path is not None and path != "-":
+            check_writable(path)
 
 
 def _loss(name: str) -> str | None:
@@ -132,10 +155,14 @@ def commands(context: click.Context) -> None:
 @click.option("--onnx", is_flag=True, help="Write an ONNX file (the default).")
 @click.option("-o", "--output", required=True, metavar="FILE", help="File to write.")
 @model_options
-@click.option("--wrt", multiple=True, metavar="GLOB", help="Parameters to differentiate by (repeat); 'input' for data.")
+@click.option(
+    "--wrt", multiple=True, metavar="GLOB", help="Parameters to differentiate by (repeat); 'input' for data."
+)
 @click.option("--product", "products", type=Products(), default="hvp", show_default=True)
 @click.option("--opset", type=int, default=18, show_default=True)
-@click.option("--params", type=click.Choice(["initializers", "inputs"]), default="initializers", show_default=True)
+@click.option(
+    "--params", type=click.Choice(["initializers", "inputs"]), default="initializers", show_default=True
+)
 @json_option
 def export(
     model: str,
@@ -160,10 +187,7 @@ def export(
 
     MODEL is package.module:factory or path/to/file.py:factory.
     """
-    from .files import check_writable
-
-    for path in (output, *([json_to] if json_to not in (None, "-") else [])):
-        check_writable(path)
+    _check_outputs(output, json_to)
     start = time.perf_counter()
     with spinner("loading PyTorch and the model") as say:
         from .compiler import export_onnx
@@ -171,35 +195,30 @@ def export(
         from .model_source import load_model, make_example
 
         source = load_model(model, weights=weights, classes=classes, dtype=dtype, seed=seed)
-        example = make_example(source, shapes=shapes, batch=batch, classes=classes, loss=_loss(loss), seed=seed)
-        say(f"compiling {model}")
-        export_onnx(
-            source.model,
-            output,
-            example,
-            opset=opset,
-            params=params,  # type: ignore[arg-type]
-            loss=_loss(loss),
-            bn=bn,
-            wrt=("input" if wrt == ("input",) else list(wrt)) or None,
-            products=products,
-            random=random,
+        example = make_example(
+            source, shapes=shapes, batch=batch, classes=classes, loss=_loss(loss), seed=seed
         )
+        say(f"compiling {model}")
+        with quiet():
+            export_onnx(
+                source.model,
+                output,
+                example,
+                opset=opset,
+                params=params,  # type: ignore[arg-type]
+                loss=_loss(loss),
+                bn=bn,
+                wrt=("input" if wrt == ("input",) else list(wrt)) or None,
+                products=products,
+                random=random,
+            )
         say("reading it back")
         found = inspect_file(output)
     found["seconds"] = round(time.perf_counter() - start, 2)
 
-    def show() -> None:
-        from .console import results
+    from .tables import show_export
 
-        results().print(
-            f"{output}: {', '.join(['loss', 'grad', *found['products']])} of {model} in {found['dtype']}, "
-            f"{len(found['sites'])} BatchNorm sites, {sum(found['nodes'].values())} nodes, {_size(found['bytes'])}, "
-            f"{found['seconds']} s",
-            markup=False,
-        )
-
-    deliver(found, json_to, show)
+    deliver(found, json_to, lambda: show_export(model, found))
     return 0
 
 
@@ -209,10 +228,18 @@ def export(
 @click.option("--weights", help="Its state dict.")
 @click.option("--classes", type=click.IntRange(min=1), help="Given to the factory as num_classes.")
 @click.option("--data", help=".npz with input and target; random data otherwise.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, data and vectors.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, data and vectors."
+)
 @json_option
 def verify(
-    file: str, model: str | None, weights: str | None, classes: int | None, data: str | None, seed: int, json_to: str | None
+    file: str,
+    model: str | None,
+    weights: str | None,
+    classes: int | None,
+    data: str | None,
+    seed: int,
+    json_to: str | None,
 ) -> int:
     """Compare FILE in onnxruntime with PyTorch in float64, or with itself. Exit status 1 if an error is too large.
 
@@ -221,6 +248,7 @@ def verify(
     """
     if model is None and (weights is not None or classes is not None):
         raise click.UsageError("--weights and --classes say how to make a model: give --model too.")
+    _check_outputs(json_to)
     with spinner("loading PyTorch") as say:
         from .runtime.data import read_npz
         from .runtime.session import Session
@@ -260,6 +288,7 @@ def inspect(
     json_to: str | None,
 ) -> int:
     """List the BatchNorm sites, operations and parameters of a model, or what is in an exported file."""
+    _check_outputs(json_to)
     with spinner("loading PyTorch") as say:
         from .inspection import inspect_file, inspect_model
 
@@ -269,10 +298,15 @@ def inspect(
             from .model_source import load_model, make_example
 
             source = load_model(what, weights=weights, classes=classes, dtype=dtype, seed=seed)
-            example = make_example(source, shapes=shapes, batch=batch, classes=classes, loss=_loss(loss), seed=seed)
+            example = make_example(
+                source, shapes=shapes, batch=batch, classes=classes, loss=_loss(loss), seed=seed
+            )
             say(f"capturing {what}")
-            found = inspect_model(source.model, example, loss=_loss(loss), bn=bn, random=random)
-    deliver(found, json_to, lambda: _show_file(found) if found["kind"] == "onnx" else _show_model(what, found))
+            with quiet():
+                found = inspect_model(source.model, example, loss=_loss(loss), bn=bn, random=random)
+    from .tables import show_file, show_model
+
+    deliver(found, json_to, lambda: show_file(found) if found["kind"] == "onnx" else show_model(what, found))
     return 0
 
 
@@ -285,87 +319,3 @@ def demo(directory: str, epochs: int | None, seed: int) -> int:
     from .demo import EPOCHS, run
 
     return 0 if run(Path(directory), epochs=epochs or EPOCHS, seed=seed) else 1
-
-
-# Tables ------------------------------------------------------------------------------------------------------------
-
-
-def _show_model(what: str, found: dict[str, Any]) -> None:
-    _show_sites(found["sites"])
-    print_table(
-        ["operation", ">count", "rule"],
-        [[row["operation"], row["count"], row["rule"]] for row in found["operations"]],
-        "Operations",
-    )
-    click.echo(f"{what}: {len(found['sites'])} BatchNorm sites, {_parameters(found['parameters'])}")
-
-
-def _show_file(found: dict[str, Any]) -> None:
-    _show_sites(found["sites"])
-    rows = [[*_grouped(found[kind], kind)] for kind in ("inputs", "outputs")]
-    print_table(["", "name", "type", "shape"], [row for group in rows for row in group], "Inputs and outputs")
-    print_table(["operator", ">count"], list(found["nodes"].items()), "Operators")
-    click.echo(
-        f"{found['file']}: {found['dtype']}, loss {found['loss']}, opset {found['opset']}, "
-        f"{len(found['sites'])} BatchNorm sites, {sum(found['nodes'].values())} nodes, "
-        f"{_parameters(found['parameters'])}, {_size(found['bytes'])}"
-    )
-
-
-def _show_sites(sites: Sequence[dict[str, Any]]) -> None:
-    columns = ["module", "input", "statistics", "affine", ">eps", "where"]
-    rows = [
-        [
-            site["module"],
-            "x".join(map(str, site["shape"])),
-            site["statistics"],
-            "yes" if site["affine"] else "no",
-            f"{site['eps']:g}",
-            _near(site["where"]),
-        ]
-        for site in sites
-    ]
-    if sites and "nodes" in sites[0]:
-        columns.append(">nodes")
-        rows = [[*row, sum(site["nodes"].values())] for row, site in zip(rows, sites, strict=True)]
-    print_table(columns, rows, "BatchNorm sites")
-
-
-def _grouped(values: Sequence[tuple[str, str, list[Any]]], kind: str) -> list[list[str]]:
-    """One line for each value; of those by parameter (`v.*`, `grad.*`) one line for all."""
-    lines: dict[str, list[str]] = {}
-    counts: dict[str, int] = {}
-    for name, dtype, shape in values:
-        head = name.split(".")[0]
-        group = f"{head}.*" if head in ("v", "grad", "hvp", "ggn") else name
-        counts[group] = counts.get(group, 0) + 1
-        size = f"[{', '.join(map(str, shape))}]" if group == name else f"{counts[group]} tensors, as the parameters"
-        lines[group] = [kind.removesuffix("s"), group, dtype, size]
-    return list(lines.values())
-
-
-def _near(where: str) -> str:
-    """A source line by the last two parts of its path."""
-    return "/".join(Path(where).parts[-2:])
-
-
-def _parameters(shapes: dict[str, list[Any]]) -> str:
-    total = 0
-    for shape in shapes.values():
-        size = 1
-        for entry in shape:
-            size *= entry if isinstance(entry, int) else 1
-        total += size
-    return f"{len(shapes)} parameters with {total:,} entries"
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
-__all__ = ["InputError", "main"]

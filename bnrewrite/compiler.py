@@ -1,7 +1,7 @@
 """The compiler: a model and a loss in, one graph of loss, gradient and curvature products out.
 
-    model, loss  --capture-->  captured graph  --differentiate-->  joint graph  --simplify-->  lean joint graph
-                 --emit-->     torch.fx.GraphModule | ONNX file
+model, loss  --capture-->  captured graph  --differentiate-->  joint graph  --simplify-->  lean joint graph
+             --emit-->     torch.fx.GraphModule | ONNX file
 """
 
 from __future__ import annotations
@@ -9,25 +9,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from . import __version__, losses
 from .capture import capture, example_of
 from .emit.graph_module import CheckCall, build
 from .errors import InputError, UnsupportedOp
 from .losses import Loss
-from .passes.differentiate import PRODUCTS, differentiate
+from .options import Options, check_choice
+from .passes.differentiate import differentiate
 from .passes.graph import CapturedGraph, JointGraph, place
 from .passes.rule import Rule
 from .passes.simplify import SIMPLIFY
 from .rules.derived import Derived
 from .rules.table import RULES
-
-Statistics = Literal["batch", "running"] | None
 
 
 def transform(
@@ -35,7 +33,7 @@ def transform(
     example_inputs: tuple[Any, Any],
     *,
     loss: Loss = "cross_entropy",
-    bn: Statistics = None,
+    bn: Literal["batch", "running"] | None = None,
     wrt: Sequence[str] | str | None = None,
     products: Sequence[str] = ("hvp",),
     random: Literal["off", "error"] = "off",
@@ -65,48 +63,33 @@ def transform(
     ------
     CaptureError, InputError, UnsupportedOp : each with a sentence that says what is wrong, where, and what to do.
     """
-    joint = compile_joint(
-        model, example_inputs, loss=loss, bn=bn, wrt=wrt, products=products, random=random, dynamic_batch=dynamic_batch
-    )
+    joint = compile_joint(model, example_inputs, Options(loss, bn, wrt, products, random, dynamic_batch))
     return build(joint, door_check(joint))
 
 
-def compile_joint(
-    model: nn.Module,
-    example_inputs: tuple[Any, Any],
-    *,
-    loss: Loss = "cross_entropy",
-    bn: Statistics = None,
-    wrt: Sequence[str] | str | None = None,
-    products: Sequence[str] = ("hvp",),
-    random: Literal["off", "error"] = "off",
-    dynamic_batch: bool = True,
-) -> JointGraph:
-    """The lean joint graph that both emitters start from; arguments as in `transform`."""
+def compile_joint(model: nn.Module, example_inputs: tuple[Any, Any], options: Options) -> JointGraph:
+    """The lean joint graph that every emitter starts from."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be an nn.Module, not {type(model).__name__}.")
-    _check_choice("bn", bn, ("batch", "running", None))
-    _check_choice("random", random, ("off", "error"))
-    products = _products(products, loss)
-    criterion = losses.resolve(loss)
+    criterion = losses.resolve(options.loss)
     losses.check_target(criterion, example_of(example_inputs).target)
     captured = capture(
         model,
         example_inputs,
         criterion,
         keep=RULES.keys(),
-        bn=bn,
-        random=random,
-        dynamic_batch=dynamic_batch,
+        bn=options.bn,
+        random=options.random,
+        dynamic_batch=options.dynamic_batch,
     )
-    names = _select(wrt, captured)
-    joint = differentiate(captured, rule_of, names, products)
+    names = options.select(captured.inputs, [name for name, _ in model.named_parameters()])
+    joint = differentiate(captured, rule_of, names, options.products)
     SIMPLIFY.run(joint.graph, "joint-")
-    joint.meta = {name: captured.meta[name] for name in ("sites", "random_off", "dynamic_batch", "batch")} | {
+    joint.meta |= {
         "version": __version__,
-        "loss": losses.describe(loss),
-        "bn": bn,
-        "products": list(products),
+        "loss": losses.describe(options.loss),
+        "bn": options.bn,
+        "products": list(options.products),
         "parameters": {name: _shape_of(joint, f"v.{name}") for name in names},
         "classes": _classes(captured),
     }
@@ -117,45 +100,9 @@ def compile_joint(
 def rule_of(node: fx.Node) -> Rule:
     """The hand-written rule of a node, or one derived from PyTorch's own derivative."""
     op = node.target
-    if op in RULES:
-        return RULES[op]  # type: ignore[index]
     if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten":
         raise UnsupportedOp(op, place(node), "Write it with PyTorch's own operations.")
-    return Derived(op, place(node))
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}.")
-
-
-def _products(products: Sequence[str], loss: Loss) -> tuple[str, ...]:
-    products = (products,) if isinstance(products, str) else tuple(products)
-    for product in products:
-        _check_choice("each of products", product, PRODUCTS)
-    if len(set(products)) != len(products) or not products:
-        raise InputError(f"products must name each product once, and at least one: {products!r}.")
-    if "ggn" in products and loss is None:
-        raise InputError("products='ggn' needs to know where the model ends and the loss begins: pass the loss.")
-    return products
-
-
-def _select(wrt: Sequence[str] | str | None, captured: CapturedGraph) -> list[str]:
-    """Names of the inputs to differentiate by."""
-    own = {e.name: e for e in captured.inputs if e.kind == "parameter" and not e.name.startswith("loss.")}
-    order: list[str] = [name for name in captured.meta["parameter_order"] if name in own]  # type: ignore[attr-defined]
-    if wrt == "input":
-        return [e.name for e in captured.inputs if e.kind == "input"]
-    if wrt is None:
-        chosen = [name for name in order if own[name].tensor is not None and own[name].tensor.requires_grad]
-        if not chosen:
-            raise InputError("the model has no parameter that requires grad: name some with wrt=.")
-        return chosen
-    patterns = [wrt] if isinstance(wrt, str) else list(wrt)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in order):
-            raise InputError(f"wrt: no parameter matches '{pattern}'. The first ones are {', '.join(order[:4])}.")
-    return [name for name in order if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return RULES[op] if op in RULES else Derived(op, place(node))
 
 
 def _shape_of(joint: JointGraph, name: str) -> list[Any]:
@@ -169,7 +116,11 @@ def _classes(captured: CapturedGraph) -> tuple[int, int | None] | None:
     """Number of classes and ignored class, where the loss takes class indices."""
     aten = torch.ops.aten
     for node in captured.graph.nodes:
-        if node.target in (aten.cross_entropy_loss.default, aten.nll_loss_nd.default, aten.nll_loss_forward.default):
+        if node.target in (
+            aten.cross_entropy_loss.default,
+            aten.nll_loss_nd.default,
+            aten.nll_loss_forward.default,
+        ):
             scores, target = node.args[:2]
             if target.meta["val"].is_floating_point():
                 return None
@@ -204,10 +155,7 @@ def export_onnx(
     from .emit.onnx import lower
     from .emit.onnx_file import save
 
-    _check_choice("params", params, ("initializers", "inputs"))
-    joint = compile_joint(model, example_inputs, **options)
+    check_choice("params", params, ("initializers", "inputs"))
+    joint = compile_joint(model, example_inputs, Options(**options))
     model_proto = lower(joint, opset=opset, params=params, metadata={"bnrewrite": json.dumps(joint.meta)})
     save(model_proto, path)
-
-
-__all__ = ["Loss", "Tensor", "compile_joint", "export_onnx", "transform"]

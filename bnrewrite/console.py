@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,12 +48,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False
+    )
     for column in columns:
-        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        table.add_column(
+            column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    results().print(table)
+    console = results()
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines()) + "\n")
 
 
 def deliver(data: dict[str, Any], destination: str | None, show: Callable[[], None]) -> None:
@@ -76,7 +86,7 @@ def spinner(text: str) -> Iterator[Callable[[str], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True),
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(file=sys.stderr),
         transient=True,
     )  # fmt: skip
     task = progress.add_task(text)
@@ -93,12 +103,12 @@ def spinner(text: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def collected_notes() -> Iterator[list[str]]:
-    """Warnings of the block as one-line notes, in order, each once; what other libraries deprecate is left out."""
+    """Warnings of the block as one-line notes, in order, each once; what PyTorch says to programmers is left out."""
     notes: list[str] = []
 
-    def note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    def note(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
         text = one_line(message)
-        if category is UserWarning and text not in notes:
+        if category is UserWarning and "torch" not in Path(filename).parts and text not in notes:
             notes.append(text)
 
     with warnings.catch_warnings():
@@ -108,8 +118,20 @@ def collected_notes() -> Iterator[list[str]]:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing of what PyTorch's exporter prints and logs about the model that it fails on: the error says it."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextmanager
 def progress_bar(text: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar of `total` steps on a terminal; yields what is called after each step, with a few words on how it stands."""
+    """A bar of `total` steps on a terminal; yields what to call after each step, with a few words on how it stands."""
     if not sys.stderr.isatty():
         yield lambda state: None
         return
@@ -117,6 +139,6 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task(text, total=total)
         yield lambda state: progress.update(task, advance=1, description=f"{text}: {state}")

@@ -22,7 +22,12 @@ from .runtime.session import Session
 
 
 def inspect_model(
-    model: nn.Module, example: tuple[Any, Any], *, loss: Loss = "cross_entropy", bn: str | None = None, random: str = "off"
+    model: nn.Module,
+    example: tuple[Any, Any],
+    *,
+    loss: Loss = "cross_entropy",
+    bn: str | None = None,
+    random: str = "off",
 ) -> dict[str, Any]:
     """Sites, operations and parameters of a model, without differentiating it.
 

@@ -37,7 +37,9 @@ def resolve(loss: Loss) -> nn.Module | None:
         return loss
     if isinstance(loss, str):
         if loss not in NAMED:
-            raise InputError(f"unknown loss '{loss}': choose one of {', '.join(sorted(NAMED))}, or pass a module.")
+            raise InputError(
+                f"unknown loss '{loss}': choose one of {', '.join(sorted(NAMED))}, or pass a module."
+            )
         return NAMED[loss]()
     if callable(loss):
         return _Callable(loss)
@@ -59,12 +61,12 @@ def check_target(loss: nn.Module | None, target: Any) -> None:
         return
     if isinstance(loss, nn.NLLLoss) and target.dtype != torch.int64:
         raise InputError(f"the target must hold class indices of type int64, not {_type(target)}.")
-    if isinstance(loss, nn.CrossEntropyLoss) and target.dtype != torch.int64:
-        if not target.is_floating_point() or target.dim() < 2:
-            raise InputError(
-                "the target must hold class indices of type int64 or probabilities of the output's shape, not "
-                f"{_type(target)} of shape {list(target.shape)}."
-            )
+    wrong_probabilities = not target.is_floating_point() or target.dim() < 2
+    if isinstance(loss, nn.CrossEntropyLoss) and target.dtype != torch.int64 and wrong_probabilities:
+        raise InputError(
+            "the target must hold class indices of type int64 or probabilities of the output's shape, not "
+            f"{_type(target)} of shape {list(target.shape)}."
+        )
     if isinstance(loss, (nn.MSELoss, nn.BCEWithLogitsLoss)) and not target.is_floating_point():
         raise InputError(f"the target must hold floating-point numbers, not {_type(target)}.")
 

@@ -33,14 +33,19 @@ FORMS = "MODEL is package.module:factory or path/to/file.py:factory"
 
 @dataclass(frozen=True)
 class Source:
-    """A model as named on the command line; `entry` is its line in the registry of reference networks, if it has one."""
+    """A model as named on the command line; `entry`: its line in the registry of reference networks, if any."""
 
     model: nn.Module
     entry: Any = None
 
 
 def load_model(
-    name: str, *, weights: str | None = None, classes: int | None = None, dtype: str = "float32", seed: int = 0
+    name: str,
+    *,
+    weights: str | None = None,
+    classes: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
 ) -> Source:
     """Call the factory that `name` names, and load `weights` into what it returns.
 
@@ -49,9 +54,10 @@ def load_model(
     """
     if weights is not None:
         check_readable(weights)
-    factory = _factory(name)
-    arguments = {"num_classes": classes} if classes is not None and _takes(factory, "num_classes") else {}
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # for a model that the module holds ready-made
+        factory = _factory(name)
+        arguments = {"num_classes": classes} if classes is not None and _takes(factory, "num_classes") else {}
         torch.manual_seed(seed)
         model = factory if isinstance(factory, nn.Module) else _call(name, factory, arguments)
     if not isinstance(model, nn.Module):
@@ -104,7 +110,8 @@ def _from_file(path: Path) -> ModuleType:
     if (folder := str(path.resolve().parent)) not in sys.path:  # files beside it, as when Python runs it
         sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise InputError(f"'{path}' cannot be imported.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:
@@ -149,7 +156,7 @@ def _registered(factory: Any) -> Any:
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load a state dict (`.pt`, `.pth`, ... or `.safetensors`) into `model`; FileError or InputError if it does not fit.
+    """Load a state dict (`.pt`, `.pth`, ... or `.safetensors`) into `model`; FileError or InputError if it cannot.
 
     Nothing in the file is executed. `{"state_dict": ...}`, `{"model": ...}` and a prefix `module.` on all names are
     looked through.
@@ -168,7 +175,9 @@ def load_weights(model: nn.Module, path: str) -> None:
     if wrong:
         first = wrong[0]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        faults.append(f"'{first}' has shape {list(state[first].shape)}, in the model {list(own[first].shape)}{more}")
+        faults.append(
+            f"'{first}' has shape {list(state[first].shape)}, in the model {list(own[first].shape)}{more}"
+        )
     if faults:
         raise InputError(f"'{path}' does not fit the model: {'; '.join(faults)}.")
     model.load_state_dict(state, strict=False)
@@ -195,7 +204,9 @@ def _read_checkpoint(path: str) -> dict[str, Tensor]:
                 f"'{path}' holds more than tensors, or no checkpoint at all; pickled objects are never executed here: "
                 "save model.state_dict()."
             ) from error
-        raise FileError(f"'{path}' cannot be read as a checkpoint: {_told(error)}") from error
+        raise FileError(
+            f"'{path}' cannot be read as a checkpoint (what torch.save writes): {_told(error)}"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -242,7 +253,9 @@ def make_example(
     if loss == "bce_with_logits":
         return input, torch.randint(2, tuple(output.shape), generator=generator).to(dtype)
     if output.dim() < 2:
-        raise InputError(f"the loss {loss} needs scores [batch, classes, ...], the model gives {list(output.shape)}.")
+        raise InputError(
+            f"the loss {loss} needs scores [batch, classes, ...], the model gives {list(output.shape)}."
+        )
     count = output.shape[1]
     if classes is not None and classes > count:
         raise InputError(f"--classes {classes}, but the model has {count} outputs.")

@@ -106,7 +106,9 @@ class Oracle:
             known[name].requires_grad_(True)
         return [known[name] for name in self.wrt]
 
-    def _gauss_newton(self, output: Any, target: Any, sources: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
+    def _gauss_newton(
+        self, output: Any, target: Any, sources: Sequence[Tensor], v: Sequence[Tensor]
+    ) -> list[Tensor]:
         leaves, structure = pytree.tree_flatten(output)
         z = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         u = [torch.zeros_like(leaf, requires_grad=True) for leaf in z]
@@ -139,7 +141,9 @@ def _set_modes(model: nn.Module, meta: Mapping[str, Any]) -> None:
         if isinstance(module, _DropoutNd):  # a file never holds random numbers
             module.training = False
         elif isinstance(module, _NormBase):
-            module.num_batches_tracked = None  # with momentum=None the counter would be read, to no effect here
+            module.num_batches_tracked = (
+                None  # with momentum=None the counter would be read, to no effect here
+            )
     for name in meta.get("random_off", ()):
         _submodule(model, name).training = False
 
@@ -163,7 +167,11 @@ def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def _grad(
-    outputs: Any, inputs: Sequence[Tensor], grad_outputs: Sequence[Tensor] | None, *, create_graph: bool = False
+    outputs: Any,
+    inputs: Sequence[Tensor],
+    grad_outputs: Sequence[Tensor] | None,
+    *,
+    create_graph: bool = False,
 ) -> list[Tensor]:
     """`torch.autograd.grad` with zeros for what the outputs do not depend on; the graph is kept."""
     roots = [outputs] if isinstance(outputs, Tensor) else list(outputs)

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from .emit.onnx_reading import load, tensors, with_parameters_as_inputs
+from .emit.onnx_reading import load, serialised, tensors, with_parameters_as_inputs
 from .emit.onnx_reference import Evaluator, as_float64, only
 from .errors import InputError
 from .runtime.session import Array, Session
@@ -71,7 +72,8 @@ def self_check(
             rows.append(Row(f"{name} rounding", error, ROUNDING_BAR, worst=worst))
     gradient = _Gradient(model, session, feeds)
     for i, v in enumerate(directions):
-        slope, curvature = _differences(gradient, v, lambda rung, i=i: say(f"differences along v[{i}], step {rung}"))
+        say(f"differences along v[{i}]")
+        slope, curvature = _differences(gradient, v)
         rows.append(_slope_row(i, exact["grad"], v, slope))
         if "hvp" in session.products:
             ours = exact[f"hvp[{i}]"]
@@ -117,17 +119,18 @@ class _Gradient:
         # Not stored: an input of the model (wrt="input"), or a parameter that the loss does not reach.
         held = stored | {name: feeds[name] for name in self.names if name in feeds}
         self.centre = _widened(held)
-        self.feeds = _widened({**feeds, **{a.name: np.zeros(_sizes(a.shape, feeds), a.dtype) for a in session.of_kind("vector")}})  # noqa: E501
+        zeros = {a.name: np.zeros(_sizes(a.shape, feeds), a.dtype) for a in session.of_kind("vector")}
+        self.feeds = _widened({**feeds, **zeros})
         part = with_parameters_as_inputs(only(model, self.outputs), list(stored))
+        self._accepts = {value.name for value in part.graph.input}
         self._run = (
-            Evaluator(as_float64(onnx.ModelProto.FromString(part))).run
-            if session.dtype == np.float32
-            else Session(part).run
+            Evaluator(as_float64(part)).run if session.dtype == np.float32 else Session(serialised(part)).run
         )
 
     def __call__(self, moved: Parts) -> Parts:
         """Outputs by name, with the parameters in `moved` for those of the file."""
-        return self._run({**self.feeds, **moved}, self.outputs)
+        feeds = {name: array for name, array in {**self.feeds, **moved}.items() if name in self._accepts}
+        return self._run(feeds, self.outputs)
 
 
 def _sizes(shape: Sequence[int | str | None], feeds: Mapping[str, Array]) -> list[int]:
@@ -138,21 +141,21 @@ def _sizes(shape: Sequence[int | str | None], feeds: Mapping[str, Array]) -> lis
 # Differences ---------------------------------------------------------------------------------------------------
 
 
-def _differences(gradient: _Gradient, v: Parts, say: Callable[[int], None]) -> tuple[float, Parts]:
+def _differences(gradient: _Gradient, v: Parts) -> tuple[float, Parts]:
     """d/dt of loss and of gradient along v."""
     along = {name: v[name].astype(np.float64) for name in gradient.centre}
     scale = _norm(gradient.centre) / (_norm(along) or 1.0)
 
     def central(h: float) -> Parts:
         ends = [
-            gradient({name: w + sign * h * along[name] for name, w in gradient.centre.items()}) for sign in (1, -1)
+            gradient({name: w + sign * h * along[name] for name, w in gradient.centre.items()})
+            for sign in (1, -1)
         ]
         return {name: (ends[0][name] - ends[1][name]) / (2 * h) for name in gradient.outputs}
 
     slopes: list[Parts] = []
     curvatures: list[Parts] = []
     for rung, value in enumerate(_richardson(central, TOP_STEP * (scale or 1.0)), start=1):
-        say(rung)
         slopes.append({"loss": value["loss"]})
         curvatures.append({name: value[f"grad.{name}"] for name in gradient.names})
         if rung > 1 and relative_error(curvatures[-1], curvatures[-2]) < DIFFERENCE_BAR / 100:
@@ -171,7 +174,7 @@ def _richardson(central: Callable[[float], Parts], top: float) -> Iterator[Parts
 
 def _most_settled(values: Sequence[Parts]) -> Parts:
     """The value that differs least from the one before it."""
-    changes = [_norm({name: b[name] - a[name] for name in a}) for a, b in zip(values, values[1:], strict=False)]
+    changes = [_norm({name: b[name] - a[name] for name in a}) for a, b in pairwise(values)]
     return values[int(np.argmin(changes)) + 1]
 
 
@@ -187,14 +190,16 @@ def _slope_row(i: int, grad: Parts, v: Parts, slope: float) -> Row:
 # Algebra -------------------------------------------------------------------------------------------------------
 
 
-def _algebra(session: Session, feeds: Mapping[str, Array], product: str, directions: Sequence[Parts]) -> list[Row]:
+def _algebra(
+    session: Session, feeds: Mapping[str, Array], product: str, directions: Sequence[Parts]
+) -> list[Row]:
     def apply(w: Parts) -> Parts:
         vector = {f"v.{name}": part for name, part in w.items()}
         out = session.run({**feeds, **vector}, [f"{product}.{name}" for name in w])
         return {name: out[f"{product}.{name}"].astype(np.float64) for name in w}
 
     u = directions[0]
-    v = directions[1] if len(directions) > 1 else {name: part[::-1].copy() if part.ndim else -part for name, part in u.items()}  # noqa: E501
+    v = directions[1] if len(directions) > 1 else {name: np.flip(part) for name, part in u.items()}
     a_u, a_v = apply(u), apply(v)
     bar = ALGEBRA_BAR[session.dtype.name]
     sizes = (_norm(u) * _norm(a_v) + _norm(v) * _norm(a_u)) / 2

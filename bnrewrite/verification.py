@@ -30,11 +30,11 @@ from .runtime.data import checked_feeds
 from .runtime.session import Array, Session
 from .runtime.vectors import listed
 from .self_check import self_check
+from .verify_example import ROUNDED_COPIES, nested, random_pair, random_vectors, rounded_copies
 from .verify_report import Parts, Report, Row, relative_error, worst_parts
 
 FLOAT64_BAR = 1e-9
 FLOAT32_FACTOR = 3.0
-ROUNDED_COPIES = 3
 # Loss and short vectors can come out of PyTorch right to the last bit by luck: a few roundings are always granted.
 FLOAT32_FLOOR = 8 * float(np.finfo(np.float32).eps)
 
@@ -80,13 +80,17 @@ def verify(
         raise InputError(f"model must be an nn.Module, not {type(model).__name__}.")
     session = Session(path)
     if session.dtype not in (np.float32, np.float64):
-        raise InputError(f"'{session.name}' computes in {session.dtype}; only float32 and float64 can be verified.")
+        raise InputError(
+            f"'{session.name}' computes in {session.dtype}; only float32 and float64 can be verified."
+        )
     pair = random_pair(session, seed) if example_inputs is None else example_inputs
     feeds, size = checked_feeds(pair, session)
     directions = random_vectors(session, vectors, size, seed)
     if model is None:
         if loss is not None:
-            raise InputError("loss says how to compute the truth from a model: pass the model too, or neither.")
+            raise InputError(
+                "loss says how to compute the truth from a model: pass the model too, or neither."
+            )
         against = "differences of its own gradient"
         found = {} if session.of_kind("parameter") else run_file(session, feeds, directions)
         rows = self_check(session, path, feeds, directions, found, say)
@@ -96,42 +100,6 @@ def verify(
     return Report(session.name, against, str(session.dtype), rows)
 
 
-def random_pair(session: Session, seed: int) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Standard normal inputs and fitting targets in the shapes of the file, at the batch size of its example."""
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    pair: tuple[dict[str, Array], dict[str, Array]] = {}, {}
-    batch = session.meta.get("batch") or 16
-    for argument in session.of_kind("data"):
-        root, _, rest = argument.name.partition(".")
-        if any(size != "N" and not isinstance(size, int) for size in argument.shape):
-            raise InputError(f"the shape of '{argument.name}' is not fixed by the file ({argument.described()}): {_GIVE}")
-        shape = [batch if size == "N" else int(size or 0) for size in argument.shape]
-        classes = session.meta.get("classes") if root == "target" else None
-        if argument.dtype.kind == "f":
-            draw = rng.random if root == "target" and session.meta["loss"] == "bce_with_logits" else rng.standard_normal
-            value = draw(shape)
-        elif classes and argument.dtype.kind == "i":
-            value = rng.integers(0, classes[0], shape)
-        else:
-            raise InputError(f"'{argument.name}' holds {argument.dtype} of a range that the file does not say: {_GIVE}")
-        pair[root == "target"][rest] = value
-    return pair[0].get("", pair[0]), pair[1].get("", pair[1])  # type: ignore[return-value]
-
-
-_GIVE = "give example inputs."
-
-
-def random_vectors(session: Session, count: int, batch: int, seed: int) -> list[dict[str, Array]]:
-    """Standard normal vectors in the type of the file."""
-    rng = np.random.Generator(np.random.Philox(key=seed + 1))
-    shapes = {
-        name: [batch if size == "N" else size for size in shape] for name, shape in session.meta["parameters"].items()
-    }
-    return [
-        {name: rng.standard_normal(shape).astype(session.dtype) for name, shape in shapes.items()} for _ in range(count)
-    ]
-
-
 def _loss(session: Session, given: Loss) -> Loss:
     if given is not None:
         return given
@@ -139,7 +107,9 @@ def _loss(session: Session, given: Loss) -> Loss:
     if named == "model":
         return None
     if named not in NAMED:
-        raise InputError(f"'{session.name}' was made with the loss {named}, which has no name: pass it as loss=.")
+        raise InputError(
+            f"'{session.name}' was made with the loss {named}, which has no name: pass it as loss=."
+        )
     return named
 
 
@@ -154,7 +124,9 @@ def _against_model(
 ) -> list[Row]:
     _check_fit(session, model)
     rows, parameters = [], {}
-    own = {name: p.detach().cpu().numpy() for name, p in model.named_parameters() if p.dtype != torch.bfloat16}
+    own = {
+        name: p.detach().cpu().numpy() for name, p in model.named_parameters() if p.dtype != torch.bfloat16
+    }
     if session.of_kind("parameter"):
         parameters = fitted_parameters(session, own)
     else:
@@ -180,7 +152,7 @@ def _against_model(
     if session.dtype == np.float32:
         peer = Oracle(model, loss, session.meta, wrt, torch.float32)
         bars = dict.fromkeys(truth, FLOAT32_FLOOR)
-        for number, copy in enumerate(_rounded_copies(feeds)):
+        for number, copy in enumerate(rounded_copies(feeds)):
             say(f"PyTorch's double backward in float32 ({number + 1} of {ROUNDED_COPIES + 1})")
             theirs = _quantities(
                 peer.evaluate(nested("input", copy), nested("target", copy), vectors, session.products)
@@ -218,7 +190,10 @@ def _quantities(evaluation: Evaluation) -> dict[str, Parts]:
 
 
 def _floors(
-    truth: Mapping[str, Parts], model: nn.Module, wrt: Sequence[str], directions: Sequence[Mapping[str, Array]]
+    truth: Mapping[str, Parts],
+    model: nn.Module,
+    wrt: Sequence[str],
+    directions: Sequence[Mapping[str, Array]],
 ) -> dict[str, float]:
     """Sizes below which a derivative counts as zero: a millionth of what loss, weights and v make natural.
 
@@ -235,34 +210,13 @@ def _floors(
     return floors
 
 
-def _rounded_copies(feeds: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """`feeds`, and copies of it in which every floating-point input went to a neighbouring number."""
-    rng = np.random.Generator(np.random.Philox(key=0))
-    copies = [dict(feeds)]
-    for _ in range(ROUNDED_COPIES):
-        copy = dict(feeds)
-        for name, array in feeds.items():
-            if array.dtype.kind == "f" and name.split(".")[0] == "input":
-                towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
-                copy[name] = np.nextafter(array, towards)
-        copies.append(copy)
-    return copies
-
-
-def nested(root: str, feeds: Mapping[str, Array]) -> Any:
-    """The model's argument from arrays by name: a tensor, or a tuple or dict of what `root.<key>` leads to."""
-    if root in feeds:
-        return torch.from_numpy(np.array(feeds[root]))
-    keys = list(dict.fromkeys(n.removeprefix(f"{root}.").split(".")[0] for n in feeds if n.startswith(f"{root}.")))
-    values = {key: nested(f"{root}.{key}", feeds) for key in keys}
-    return tuple(values.values()) if all(key.isdigit() for key in keys) else values
-
-
 def _check_fit(session: Session, model: nn.Module) -> None:
     """Raise unless the model has every parameter of the file in its shape."""
     own = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     inputs = {argument.name for argument in session.of_kind("data")}
-    shapes = {name: shape for name, shape in session.meta["parameters"].items() if name in own or name not in inputs}
+    shapes = {
+        name: shape for name, shape in session.meta["parameters"].items() if name in own or name not in inputs
+    }
     missing = [name for name in shapes if name not in own]
     if missing:
         raise InputError(f"the model does not fit the file: it has no parameter {listed(missing)}.")

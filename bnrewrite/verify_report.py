@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Parts = Mapping[str, NDArray[np.generic]]
+Parts = Mapping[str, NDArray[Any]]
 
 WORST = 5
 """How many parameters are listed under a row that fails."""
@@ -76,7 +76,9 @@ class Report:
                     **asdict(row),
                     "error": _finite(row.error),
                     "passed": row.passed,
-                    "worst": [{**asdict(offender), "error": _finite(offender.error)} for offender in row.worst],
+                    "worst": [
+                        {**asdict(offender), "error": _finite(offender.error)} for offender in row.worst
+                    ],
                 }
                 for row in self.rows
             ],
@@ -95,7 +97,9 @@ class Report:
             note = f"  {row.note}" if row.note else ""
             lines.append(f"{row.quantity:<{width}}  {row.error:8.1e}  {row.bar:8.1e}  {state}{note}")
             if not row.passed:
-                lines += [f"  {o.parameter}: error {o.error:.1e}, {o.share:.0%} of the whole" for o in row.worst]
+                lines += [
+                    f"  {o.parameter}: error {o.error:.1e}, {o.share:.0%} of the whole" for o in row.worst
+                ]
         return "\n".join([*lines, self.verdict])
 
 
@@ -114,7 +118,9 @@ def worst_parts(found: Parts, truth: Parts) -> tuple[Offender, ...]:
     """The parts that contribute most to the error, first those that contribute most."""
     squares = {name: _square(found[name] - truth[name]) for name in truth}
     total = sum(squares.values())
-    ranked = sorted(squares, key=lambda name: -squares[name] if math.isfinite(squares[name]) else -math.inf)[:WORST]
+    ranked = sorted(squares, key=lambda name: -squares[name] if math.isfinite(squares[name]) else -math.inf)[
+        :WORST
+    ]
     return tuple(
         Offender(
             name,
@@ -126,6 +132,6 @@ def worst_parts(found: Parts, truth: Parts) -> tuple[Offender, ...]:
     )
 
 
-def _square(x: NDArray[np.generic]) -> float:
+def _square(x: NDArray[Any]) -> float:
     flat = np.asarray(x, dtype=np.float64).reshape(-1)
     return float(flat @ flat)

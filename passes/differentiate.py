@@ -1,4 +1,4 @@
-"""Forward over reverse, operation by operation: one walk forward (value, tangent), one walk back (adjoint, its tangent).
+"""Forward over reverse, operation by operation: one walk forward (value, tangent), one back (adjoint, its tangent).
 
     forward   for each node        y = f(x)                y_dot = J x_dot
     back      for each node        x_bar += J^T y_bar      x_bar_dot += J^T y_bar_dot + curvature
@@ -146,7 +146,7 @@ class _Walk:
             return
         if node.target is operator.getitem:
             source, index = node.args
-            count = len(self.value[source])  # type: ignore[index,arg-type]
+            count = len(self.value[source])  # type: ignore[index]
             for name, entry in arrived.items():
                 if entry is not None:
                     self._arrive(name, source, [entry if i == index else None for i in range(count)])

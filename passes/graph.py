@@ -32,6 +32,11 @@ class Input:
         """Whether the model holds this value (parameter, buffer, constant) rather than the caller."""
         return self.kind in ("parameter", "buffer", "constant")
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether the model trains this value."""
+        return self.tensor is not None and self.tensor.requires_grad
+
 
 @dataclass
 class JointGraph:

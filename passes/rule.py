@@ -3,7 +3,7 @@
     value            y
     tangent          y_dot      = J args_dot
     adjoint          args_bar   = J^T y_bar
-    curvature        the part of d/dt (J^T y_bar) that comes from J moving: sum_jk  y_bar  d2f/(d arg_i d arg_j)  arg_j_dot
+    curvature        the part of d/dt (J^T y_bar) that comes from J moving: sum_j  y_bar d2f/(d arg_i d arg_j) arg_j_dot
     adjoint_tangent  args_bar_dot = J^T y_bar_dot + curvature
 
 A rule says the first three and, unless f is linear, the fourth; one that can share work between the two summands of
@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 from .zero import MaybeZero, add, apply, mul
 
 Arguments = Sequence[Any]
-"""All arguments of the operation, positional, in the order of its schema (keyword-only ones too), defaults filled in."""
+"""All arguments of the operation, positional, in schema order (keyword-only ones too), defaults filled in."""
 
 PerArgument = Sequence[Any]
 """One entry an argument: a tensor or `None`; for a list argument, a list of such entries or `None`."""
@@ -151,7 +151,9 @@ class Linear(Rule):
     `transpose` may use the shape and type of x, never its values.
     """
 
-    def __init__(self, f: Callable[..., Any], transpose: Callable[..., Any], names: tuple[str, ...] = ("x",)) -> None:
+    def __init__(
+        self, f: Callable[..., Any], transpose: Callable[..., Any], names: tuple[str, ...] = ("x",)
+    ) -> None:
         self.f, self.transpose, self.names = f, transpose, names
 
     def value(self, ctx: Context, *args: Any) -> Any:
@@ -236,7 +238,7 @@ class Pointwise(Rule):
 
 
 class Masked(Rule):
-    """Piecewise-linear f whose slope is applied by `slope(g, x, y, *static)` (g times f'(x)); f'' = 0 (ReLU and kin)."""
+    """Piecewise-linear f (ReLU and kin): `slope(g, x, y, *static)` is g times f'(x); f'' = 0."""
 
     def __init__(self, f: Callable[..., Tensor], slope: Callable[..., Tensor]) -> None:
         self.f, self.slope = f, slope

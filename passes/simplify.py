@@ -99,7 +99,10 @@ class MergeCommonSubexpressions(Pass):
 
 
 def _random(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    return (
+        isinstance(node.target, torch._ops.OpOverload)
+        and torch.Tag.nondeterministic_seeded in node.target.tags
+    )
 
 
 class DropDeadCode(Pass):
@@ -122,8 +125,10 @@ class FoldOnes(Pass):
             factors = [1, 0] if node.target is not aten.div.Tensor else [1]
             for position in factors:
                 one, other = node.args[position], node.args[1 - position]
-                if _is_scalar_one(one) and isinstance(other, fx.Node) and _same_shape(
-                    other.meta.get("val"), node.meta.get("val")
+                if (
+                    _is_scalar_one(one)
+                    and isinstance(other, fx.Node)
+                    and _same_shape(other.meta.get("val"), node.meta.get("val"))
                 ):
                     node.replace_all_uses_with(other)
                     graph.erase_node(node)

@@ -88,7 +88,9 @@ class Splicer:
         vals = [node.meta["val"] for node in nodes]
         graph = trace(flat, [val.detach() if isinstance(val, Tensor) else val for val in vals])
         if any(node.op == "get_attr" for node in graph.nodes):
-            raise TypeError(f"{function} keeps a tensor where it cannot be found: keep it in a passes.rule.State.")
+            raise TypeError(
+                f"{function} keeps a tensor where it cannot be found: keep it in a passes.rule.State."
+            )
         found = iter(graph.output_node().args[0])  # type: ignore[arg-type]
         results, out_spec = kept
         return Piece(graph, [next(found) if is_traced(result) else result for result in results], out_spec)

@@ -12,6 +12,7 @@ from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 
+
 def trace(function: Callable[..., Any], values: Sequence[Any]) -> fx.Graph:
     """The graph of `function(*values)`, where `values` are the FakeTensors of an exported program.
 

@@ -16,7 +16,12 @@ Parts = dict[str, Tensor]
 
 
 def truth(
-    model: nn.Module, x: Any, y: Any, v: Mapping[str, Tensor], loss: Loss = "cross_entropy", product: str = "hvp"
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    v: Mapping[str, Tensor],
+    loss: Loss = "cross_entropy",
+    product: str = "hvp",
 ) -> tuple[Tensor, Parts, Parts]:
     """Loss, gradient and product in float64; the model's own modes, dropout off."""
     found = Oracle(model, loss, {}, list(v), torch.float64).evaluate(x, y, [v], [product])
@@ -37,7 +42,9 @@ def relative_error(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> 
     assert list(found) == list(expected)
     difference = total = 0.0
     for name, reference in expected.items():
-        value = torch.as_tensor(np.asarray(found[name])) if not isinstance(found[name], Tensor) else found[name]
+        value = (
+            torch.as_tensor(np.asarray(found[name])) if not isinstance(found[name], Tensor) else found[name]
+        )
         assert value.shape == reference.shape, name
         difference += float((value.detach().double() - reference).square().sum())
         total += float(reference.square().sum())

@@ -27,7 +27,9 @@ def test_formulas_against_autograd(shape: tuple[int, ...]) -> None:
     gamma, beta, gamma_dot, beta_dot = (_random(*channel, seed=i) for i in range(4, 8))
 
     def y_of(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        return nn.functional.batch_norm(x, None, None, gamma.flatten(), beta.flatten(), training=True, eps=1e-3)
+        return nn.functional.batch_norm(
+            x, None, None, gamma.flatten(), beta.flatten(), training=True, eps=1e-3
+        )
 
     def pull_back(x: Tensor, gamma: Tensor, beta: Tensor, y_bar: Tensor) -> tuple[Tensor, ...]:
         return torch.func.vjp(y_of, x, gamma, beta)[1](y_bar)
@@ -43,9 +45,30 @@ def test_formulas_against_autograd(shape: tuple[int, ...]) -> None:
     tangent = bn.tangent(x_hat, s, k, x_dot, gamma_dot, beta_dot, axes)
     adjoint = bn.adjoint(x_hat, k, y_bar, axes, count)
     x_bar_dot, q_dot, p_dot = bn.adjoint_tangent(
-        x_hat, s, k, x_dot, tangent.m, tangent.a, tangent.k_dot, y_bar, adjoint.q, adjoint.p, y_bar_dot, axes, count
+        x_hat,
+        s,
+        k,
+        x_dot,
+        tangent.m,
+        tangent.a,
+        tangent.k_dot,
+        y_bar,
+        adjoint.q,
+        adjoint.p,
+        y_bar_dot,
+        axes,
+        count,
     )
-    found = (gamma * x_hat + beta, tangent.y_dot, adjoint.x_bar, adjoint.q, adjoint.p, x_bar_dot, q_dot, p_dot)
+    found = (
+        gamma * x_hat + beta,
+        tangent.y_dot,
+        adjoint.x_bar,
+        adjoint.q,
+        adjoint.p,
+        x_bar_dot,
+        q_dot,
+        p_dot,
+    )
     expected = (y, y_dot, bars[0], bars[1], bars[2], bar_dots[0], bar_dots[1], bar_dots[2])
     for value, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(value, reference, rtol=EXACT, atol=EXACT)
@@ -189,10 +212,10 @@ def test_central_differences_converge_at_second_order() -> None:
 
 def test_single_element_is_refused_at_capture_and_at_the_call() -> None:
     model, x, y = _sandwich(0, True)
-    with pytest.raises(InputError, match="BatchNorm in module 'norm'.*single element"):
+    with pytest.raises(InputError, match=r"BatchNorm in module 'norm'.*single element"):
         bnrewrite.transform(model, (x[:1], y[:1]), dynamic_batch=False)
     gm = bnrewrite.transform(model, (x, y))
-    with pytest.raises(InputError, match="module 'norm' needs a batch of at least 2"):
+    with pytest.raises(InputError, match=r"module 'norm' needs a batch of at least 2"):
         gm(x[:1], y[:1], direction(model))
 
 
@@ -212,4 +235,6 @@ def test_half_precision_accumulates_in_float32(dtype: torch.dtype) -> None:
     ctx = run(rule, [x, gamma, beta, None, None, True, 0.1, 1e-5, False])
     assert ctx.y.dtype == dtype
     exact = nn.functional.batch_norm(x.double(), None, None, training=True)
-    assert float((ctx.y.double() - exact).abs().max()) <= 2 * torch.finfo(dtype).eps * float(exact.abs().max())
+    assert float((ctx.y.double() - exact).abs().max()) <= 2 * torch.finfo(dtype).eps * float(
+        exact.abs().max()
+    )

@@ -140,7 +140,9 @@ def test_random_modules_are_switched_off_with_one_warning(functional: bool) -> N
     torch.manual_seed(0)
     model = Dropping(functional).double().train()
     x, y = torch.randn(8, 6, dtype=torch.float64), torch.randint(4, (8,))
-    with pytest.warns(UserWarning, match="switched off: " + ("'Dropping'" if functional else "'drop'")) as caught:
+    with pytest.warns(
+        UserWarning, match="switched off: " + ("'Dropping'" if functional else "'drop'")
+    ) as caught:
         gm = bnrewrite.transform(model, (x, y))
     assert len([w for w in caught if "switched off" in str(w.message)]) == 1
     assert all(module.training for module in model.modules())
@@ -161,7 +163,7 @@ def test_dropout_with_probability_zero_or_in_evaluation_mode_needs_no_warning() 
 
 
 def test_random_modules_refused_on_request() -> None:
-    with pytest.raises(CaptureError, match="module 'drop' draws random numbers .*random='error'"):
+    with pytest.raises(CaptureError, match=r"module 'drop' draws random numbers .*random='error'"):
         bnrewrite.transform(Dropping(), (torch.randn(8, 6), torch.randint(4, (8,))), random="error")
 
 
@@ -170,7 +172,9 @@ def test_random_numbers_that_no_module_switches_off_are_always_refused() -> None
         return x + torch.randn_like(x)
 
     model, x, y = _net(noisy)
-    with pytest.raises(CaptureError, match=r"randn_like.*test_capture.py:\d+ draws random numbers that evaluation"):
+    with pytest.raises(
+        CaptureError, match=r"randn_like.*test_capture.py:\d+ draws random numbers that evaluation"
+    ):
         bnrewrite.transform(model, (x, y))
 
 
@@ -184,7 +188,9 @@ def test_data_dependent_control_flow() -> None:
         return -x
 
     model, x, y = _net(branching)
-    with pytest.raises(CaptureError, match=r"data-dependent control flow at .*test_capture.py:\d+ \(if x.sum\(\) > 0:\)"):
+    with pytest.raises(
+        CaptureError, match=r"data-dependent control flow at .*test_capture.py:\d+ \(if x.sum\(\) > 0:\)"
+    ):
         bnrewrite.transform(model, (x, y))
 
 
@@ -194,7 +200,10 @@ def test_an_operation_without_a_rule_is_named_with_its_place() -> None:
         return x * torch.cdist(rows, rows, p=3.0).mean((1, 2)).reshape(-1, 1, 1, 1)
 
     model, x, y = _net(distances)
-    with pytest.raises(UnsupportedOp, match=r"aten._cdist_forward.default at the model's own forward \(.*test_capture.py:\d+\)"):
+    with pytest.raises(
+        UnsupportedOp,
+        match=r"aten._cdist_forward.default at the model's own forward \(.*test_capture.py:\d+\)",
+    ):
         bnrewrite.transform(model, (x, y))
 
 
@@ -203,7 +212,9 @@ def test_the_models_own_error_is_told_with_its_line() -> None:
         return x.reshape(7, 11)
 
     model, x, y = _net(broken)
-    with pytest.raises(CaptureError, match=r"could not be captured at .*test_capture.py:\d+ \(return x.reshape\(7, 11\)\)"):
+    with pytest.raises(
+        CaptureError, match=r"could not be captured at .*test_capture.py:\d+ \(return x.reshape\(7, 11\)\)"
+    ):
         bnrewrite.transform(model, (x, y))
 
 
@@ -222,7 +233,10 @@ def test_a_fixed_batch_size_in_the_model_is_told_and_kept() -> None:
     ("arguments", "message"),
     [
         ({"loss": "hinge"}, "unknown loss 'hinge': choose one of bce_with_logits, cross_entropy"),
-        ({"loss": nn.CrossEntropyLoss(reduction="none")}, r"what came out is float64 \[N\]: use a loss with reduction"),
+        (
+            {"loss": nn.CrossEntropyLoss(reduction="none")},
+            r"what came out is float64 \[N\]: use a loss with reduction",
+        ),
         ({"bn": "both"}, "bn must be one of 'batch', 'running', None, not 'both'"),
         ({"random": "maybe"}, "random must be one of 'off', 'error'"),
         ({"products": ("hvp", "hvp")}, "each product once"),
@@ -244,9 +258,9 @@ def test_wrong_example_inputs() -> None:
         bnrewrite.transform(model, (x[:0], y[:0]))
     with pytest.raises(CaptureError, match="could not be captured"):
         bnrewrite.transform(model, (x[:, :2], y))
-    with pytest.raises(InputError, match="must be an nn.Module"):
+    with pytest.raises(InputError, match=r"must be an nn\.Module"):
         bnrewrite.transform(lambda x: x, (x, y))
-    with pytest.raises(InputError, match="target holds class \\d+, but the model has classes 0 to 3"):
+    with pytest.raises(InputError, match=r"target holds class \d+, but the model has classes 0 to 3"):
         bnrewrite.transform(model, (x, y + 9))
     with pytest.raises(InputError, match="class indices of type int64 or probabilities"):
         bnrewrite.transform(model, (x, y.double()))

@@ -18,7 +18,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 class ConvBnRelu(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(
+            nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
 
 
 def _small(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
@@ -41,7 +43,10 @@ def test_gauss_newton_product(name: str) -> None:
 def test_chosen_parameters_are_a_block_of_the_hessian() -> None:
     model = MODELS["resnet8_digits"].build_small(dtype=torch.float64)
     x, y = MODELS["resnet8_digits"].example(6, dtype=torch.float64)
-    whole, part = bnrewrite.transform(model, (x, y)), bnrewrite.transform(model, (x, y), wrt=["fc.*", "*bn1.weight"])
+    whole, part = (
+        bnrewrite.transform(model, (x, y)),
+        bnrewrite.transform(model, (x, y), wrt=["fc.*", "*bn1.weight"]),
+    )
     v = direction(model)
     chosen = list(part.meta["bnrewrite"]["parameters"])
     assert "fc.weight" in chosen and 0 < len(chosen) < len(v)
@@ -112,7 +117,9 @@ def test_equal_pieces_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def net(depth: int) -> nn.Module:
         torch.manual_seed(1)
-        blocks = [nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh()) for _ in range(depth)]
+        blocks = [
+            nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh()) for _ in range(depth)
+        ]
         return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
 
     x, y = torch.randn(5, 2, 6, 6, dtype=torch.float64), torch.randint(2, (5,))

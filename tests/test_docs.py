@@ -123,7 +123,7 @@ def test_readme_command_lines_run(tmp_path: Path) -> None:
         ["bnrewrite", name] for name in ("export", "verify", "inspect")
     ]
     for line in lines:
-        program = [sys.executable, "-c", "from bnrewrite.cli import main; main()", *shlex.split(line)[1:]]
+        program = [sys.executable, "-m", "bnrewrite", *shlex.split(line)[1:]]
         done = subprocess.run(
             program,
             cwd=tmp_path,

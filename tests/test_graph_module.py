@@ -27,7 +27,9 @@ def setting() -> tuple[nn.Module, fx.GraphModule, Tensor, Tensor, dict[str, Tens
 
 
 def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a[0], b[0]) and all(torch.equal(p[n], q[n]) for p, q in zip(a[1:], b[1:], strict=True) for n in q)
+    return torch.equal(a[0], b[0]) and all(
+        torch.equal(p[n], q[n]) for p, q in zip(a[1:], b[1:], strict=True) for n in q
+    )
 
 
 def test_results_are_plain_detached_tensors(setting) -> None:
@@ -107,7 +109,10 @@ def test_float32_after_conversion(setting) -> None:
         (lambda v: None, "v must be a dict of tensors by parameter name, not NoneType"),
         (lambda v: {k: p for k, p in v.items() if k != "fc.bias"}, "v has no entry for 'fc.bias'"),
         (lambda v: v | {"extra": torch.ones(1)}, "entries that this graph does not know: 'extra'"),
-        (lambda v: v | {"fc.bias": torch.ones(3)}, r"v\['fc.bias'\] has shape \[3\], the parameter has \[10\]"),
+        (
+            lambda v: v | {"fc.bias": torch.ones(3)},
+            r"v\['fc.bias'\] has shape \[3\], the parameter has \[10\]",
+        ),
         (lambda v: v | {"fc.bias": [1.0] * 10}, r"v\['fc.bias'\] must be a tensor, not list"),
     ],
 )

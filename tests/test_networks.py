@@ -17,6 +17,7 @@ from bnrewrite.compiler import compile_joint, door_check
 from bnrewrite.emit.graph_module import build
 from bnrewrite.emit.onnx import lower
 from bnrewrite.models import MODELS
+from bnrewrite.options import Options
 
 GRAPH_BAR = 1e-10  # the contract's; what is left is rounding, grown by the conditioning of fifty BatchNorms
 ONNX_BAR = 1e-9  # the contract's
@@ -24,13 +25,15 @@ BATCHES = (None, 2, 7)  # the example's, the least that BatchNorm allows, and an
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
-def compiled(request: pytest.FixtureRequest) -> tuple[str, nn.Module, fx.GraphModule, onnxruntime.InferenceSession]:
+def compiled(
+    request: pytest.FixtureRequest,
+) -> tuple[str, nn.Module, fx.GraphModule, onnxruntime.InferenceSession]:
     """Network in float64, its GraphModule and its session, from one joint graph."""
     entry = MODELS[request.param]
     model = entry.build_small(dtype=torch.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        joint = compile_joint(model, entry.example(dtype=torch.float64))
+        joint = compile_joint(model, entry.example(dtype=torch.float64), Options())
     session = onnxruntime.InferenceSession(lower(joint, metadata={}).SerializeToString())
     return request.param, model, build(joint, door_check(joint)), session
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,35 +29,32 @@ from onnx_harness import (
     trace,
 )
 
-from bnrewrite.emit import onnx_ops
+from bnrewrite.emit import decompose, onnx_ops
 from bnrewrite.emit.onnx import lower
 from bnrewrite.emit.onnx_ops import LOWERINGS
 from bnrewrite.errors import InputError, UnsupportedOp
+from bnrewrite.passes.graph import JointGraph
 
 aten = torch.ops.aten
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 X = torch.randn(TRACED_WITH, 4)
 # The others have tables of cases of their own.
 FAMILIES = {
-    *(
-        "activation",
-        "creation",
-        "elementary",
-        "indexing",
-        "linear",
-        "logic",
-        "padding",
-        "pointwise",
-        "rearrange",
-    ),
-    *("reduction", "shape", "sizes", "special", "table"),
+    *("activation", "creation", "elementary", "indexing", "linear", "logic", "padding"),
+    *("pointwise", "rearrange", "reduction", "shape", "sizes", "special", "table"),
 }
+
+
+@cache
+def traced(case: Case, dtype: str) -> JointGraph:
+    """The graph of a case, traced once for all tests."""
+    return trace(case.function, case.tensors(TRACED_WITH, DTYPES[dtype]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_lowering(case: Case, dtype: str) -> None:
-    joint = trace(case.function, case.tensors(TRACED_WITH, DTYPES[dtype]))
+    joint = traced(case, dtype)
     model = lower(joint)
     for n in (5, 8):
         inputs = case.tensors(n, DTYPES[dtype])
@@ -98,12 +96,8 @@ WITHOUT_VALUE = {
 
 
 def test_every_lowering_has_a_case() -> None:
-    traced = {
-        node.target
-        for case in CASES
-        for node in trace(case.function, case.tensors(TRACED_WITH, torch.float32)).graph.nodes
-    }
-    covered = traced | {target for target, _, _ in DIRECT} | WITHOUT_VALUE | set(map(_op, REFUSED))
+    called = {node.target for case in CASES for node in traced(case, "float32").graph.nodes}
+    covered = called | {target for target, _, _ in DIRECT} | WITHOUT_VALUE | set(map(_op, REFUSED))
     ours = {target for target, f in LOWERINGS.items() if f.__module__.rpartition(".")[2] in FAMILIES}
     assert sorted(str(target) for target in ours - covered) == []
 
@@ -173,7 +167,7 @@ def test_erf_keeps_its_operator_in_float32() -> None:
 
 def test_only_standard_operators() -> None:
     for case in CASES[::10]:
-        model = lower_function(case.function, case.tensors(TRACED_WITH, torch.float64))
+        model = lower(traced(case, "float64"))
         assert {node.domain for node in model.graph.node} <= {""}
         for node in model.graph.node:
             assert onnx.defs.has(node.op_type)
@@ -219,7 +213,7 @@ def test_refusal_names_the_place() -> None:
 
 
 def test_refuses_types_that_the_runtime_lacks() -> None:
-    with pytest.raises(InputError, match=r"no torch.bfloat16; convert the model"):
+    with pytest.raises(InputError, match=r"no torch\.bfloat16; convert the model"):
         lower_function(torch.exp, [X.bfloat16()])
 
 
@@ -228,6 +222,37 @@ def test_refuses_bitwise_integers_before_opset_18() -> None:
         lower_function(lambda x: x.long() & 3, [X], opset=17)
 
 
+# --- decompositions --------------------------------------------------------------------------------------------------
+
+
+def test_a_decomposition_may_make_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubled(x: Any) -> Any:
+        return x * torch.tensor([2.0, 2.0, 2.0, 2.0])
+
+    monkeypatch.setattr(decompose, "get_decompositions", lambda ops: dict.fromkeys(ops, doubled))
+    joint = trace(lambda x: torch.erfinv(x + 1) + 1, [X])
+    before = str(joint.graph)
+    model = lower(joint)
+    np.testing.assert_allclose(run(model, [X[:3]])[0], (X[:3] + 1) * 2 + 1, rtol=1e-6)
+    assert [tensor.name for tensor in model.graph.initializer if tensor.dims == [4]] == ["constant.constant"]
+    assert str(joint.graph) == before
+    assert len(joint.inputs) == 1
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        lambda x: x * int(x.shape[0]),  # would fix the batch size
+        lambda x: x * x.sum().item(),  # asks for data
+    ],
+    ids=["asks for a size", "asks for data"],
+)
+def test_an_unfit_decomposition_is_a_refusal(unfit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decompose, "get_decompositions", lambda ops: dict.fromkeys(ops, unfit))
+    with pytest.raises(UnsupportedOp, match=r"aten\.erfinv\.default"):
+        lower_function(torch.erfinv, [X])
+
+
 def test_a_target_has_one_lowering() -> None:
-    with pytest.raises(ValueError, match="two lowerings for aten.exp.default"):
+    with pytest.raises(ValueError, match=r"two lowerings for aten\.exp\.default"):
         onnx_ops.table.lowering(aten.exp.default)(lambda b, node, x: x)

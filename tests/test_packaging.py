@@ -59,11 +59,11 @@ def run(*command: str | Path, cwd: Path, ok: bool = True) -> str:
     return done.stdout.strip()
 
 
-def source_files() -> Iterator[tuple[Path, str]]:
+def source_files(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
     """Every Python file that is installed, and its place in the package."""
     for folder, installed in PLACES.items():
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            relative = path.relative_to(ROOT / folder)
+        for path in sorted((root / folder).rglob("*.py")):
+            relative = path.relative_to(root / folder)
             if folder != "bnrewrite" or relative.parts[0] not in ("passes", "models"):
                 yield path, f"{installed}/{relative.as_posix()}"
 
@@ -233,7 +233,7 @@ def test_wheel_holds_every_module_and_nothing_else(origin: str, checkout: Path, 
     info = f"bnrewrite-{version()}.dist-info"
     assert wheel.name == f"bnrewrite-{version()}-py3-none-any.whl"
     held = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith(f"{info}/")}
-    wanted = {"bnrewrite/py.typed", *(installed for _, installed in source_files())}
+    wanted = {"bnrewrite/py.typed", *(installed for _, installed in source_files(checkout))}
     missing = sorted({str(Path(name).parent).replace("/", ".") for name in wanted - held})
     assert not missing, f"pyproject.toml: packages lacks {', '.join(missing)} (or a module of it)."
     assert held == wanted

@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from rule_cases import CASES
-from rule_harness import (
-    Case,
-    check_adjointness,
-    check_against_autograd,
-    check_tracing,
-    check_types,
-    has_batch,
-)
+from rule_checks import check_adjointness, check_against_autograd, check_types
+from rule_harness import Case
+from rule_tracing import check_tracing, has_batch
 
 from bnrewrite.errors import CaptureError, InputError, UnsupportedOp
 from bnrewrite.passes.rule import Context, run

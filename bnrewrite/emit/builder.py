@@ -49,7 +49,7 @@ class Builder:
         self.initializers: list[onnx.TensorProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._arrays: dict[str, np.ndarray] = {}
-        self._emitted: dict[object, tuple[str, ...]] = {}
+        self._emitted: dict[tuple[int, bytes], tuple[str, ...]] = {}
         self._producers: dict[str, onnx.NodeProto] = {}
         self._symbols: dict[str, tuple[str, int] | Symbolic] = {}
         self._taken: set[str] = set()
@@ -81,14 +81,14 @@ class Builder:
 
     def ops(self, op_type: str, *inputs: str, outputs: int, **attributes: Any) -> tuple[str, ...]:
         """Emit one node with several outputs; returns their names. A node emitted before is not emitted again."""
-        key = (op_type, inputs, outputs, repr(sorted(attributes.items())))
+        # str(): protobuf takes no subclasses of str such as Size.
+        node = helper.make_node(op_type, [str(x) for x in inputs], [], **attributes)
+        key = (outputs, node.SerializeToString(deterministic=True))
         if key in self._emitted:
             return self._emitted[key]
-        base = f"{self._prefix}.{op_type}" if self._prefix else op_type
-        name = self.unique(base)
-        names = tuple(self.unique(f"{name}.{i}" if i else f"{name}.out") for i in range(outputs))
-        # str(): protobuf takes no subclasses of str such as Size.
-        node = helper.make_node(op_type, [str(x) for x in inputs], list(names), name=name, **attributes)
+        node.name = self.unique(f"{self._prefix}.{op_type}" if self._prefix else op_type)
+        names = tuple(self.unique(f"{node.name}.{i}" if i else f"{node.name}.out") for i in range(outputs))
+        node.output.extend(names)
         for entry, text in self._metadata.items():
             prop = node.metadata_props.add()
             prop.key, prop.value = entry, text

@@ -92,20 +92,26 @@ class CurvatureModule(fx.GraphModule):
     """A GraphModule whose metadata and node names survive pickling (FX keeps the code only)."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        names = [(node.name, {key: node.meta[key] for key in _KEPT if key in node.meta}) for node in self.graph.nodes]
-        _, arguments = super().__reduce__()  # type: ignore[misc]
+        names = [
+            (node.name, {key: node.meta[key] for key in _KEPT if key in node.meta})
+            for node in self.graph.nodes
+        ]
+        _, arguments = super().__reduce__()
         return _restore, (*arguments, names, self.meta["bnrewrite"])
 
 
 _KEPT = ("module", "where", "site", "role", "quantity")
 
 
-def _restore(body: dict[str, Any], imports: str, names: list[tuple[str, dict[str, Any]]], meta: Any) -> CurvatureModule:
+def _restore(
+    body: dict[str, Any], imports: str, names: list[tuple[str, dict[str, Any]]], meta: Any
+) -> CurvatureModule:
     plain = reduce_graph_module(body, imports)
     assert isinstance(plain, fx.GraphModule)
-    graph, copied = fx.Graph(), {}
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
     for node, (name, kept) in zip(plain.graph.nodes, names, strict=True):
-        args, kwargs = fx.map_arg((node.args, node.kwargs), copied.__getitem__)  # type: ignore[misc]
+        args, kwargs = fx.map_arg((node.args, node.kwargs), copied.__getitem__)
         if node.op == "output":
             graph.output(args[0])
             continue
@@ -136,8 +142,8 @@ def build(joint: JointGraph, check: CheckCall) -> fx.GraphModule:
             copied[node] = graph.create_node(
                 "call_function",
                 node.target,
-                fx.map_arg(node.args, copied.__getitem__),  # type: ignore[arg-type]
-                fx.map_arg(node.kwargs, copied.__getitem__),  # type: ignore[arg-type]
+                fx.map_arg(node.args, copied.__getitem__),
+                fx.map_arg(node.kwargs, copied.__getitem__),
                 name=namer.name(node),
             )
             copied[node].meta.update(node.meta)
@@ -190,7 +196,9 @@ def _door(graph: fx.Graph, entry: Input, roots: dict[str, fx.Node], checked: fx.
         if entry.kind != "parameter":
             return shared
         # The graph is its own derivative: autograd need not record it.
-        return graph.call_function(torch.ops.aten.detach.default, (shared,))
+        return graph.create_node(
+            "call_function", torch.ops.aten.detach.default, (shared,), name=f"{entry.name}_detached"
+        )
     if entry.kind == "vector":
         return graph.create_node(
             "call_function", operator.getitem, (checked, entry.name.removeprefix("v.")), name=entry.name
@@ -221,7 +229,10 @@ class _Namer:
     def name(self, node: fx.Node) -> str:
         if "quantity" in node.meta:
             module, source, letter = node.meta["quantity"]
-            parts = [module, letter] if self._operations[module] == 1 else [module, source, letter]
+            if self._operations[module] == 1 or "site" in node.meta:
+                parts = [node.meta.get("site") or module, letter]
+            else:
+                parts = [module, source, letter]
         else:
             target = node.target
             op = (
@@ -229,5 +240,5 @@ class _Namer:
                 if isinstance(target, torch._ops.OpOverload)
                 else getattr(target, "__name__", "op")
             )
-            parts = [node.meta.get("module") or "", node.meta.get("role") or "", op]
+            parts = [node.meta.get("site") or node.meta.get("module") or "", node.meta.get("role") or "", op]
         return "_".join(part for part in parts if part).replace(".", "_")

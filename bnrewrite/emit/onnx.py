@@ -7,7 +7,6 @@ of a spliced site say so in their `metadata_props`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -22,7 +21,8 @@ from ..passes.graph import Input, JointGraph
 from .builder import Builder, Flag, Real, Size
 from .decompose import decompose_unsupported
 from .onnx_check import check
-from .onnx_file import save
+from .onnx_file import ONE_FILE_BYTES, save
+from .onnx_names import Names
 from .onnx_ops import LOWERINGS, lower_node
 from .onnx_ops.table import is_static, location, onnx_dtype, shape, val
 
@@ -58,22 +58,23 @@ def lower(
     b = Builder(opset)
     symbols = _batch_symbol(joint, batch_name)
 
-    scope = _Scopes(joint.graph)
+    names = Names(joint.graph)
     env: dict[fx.Node, Any] = {}
     graph_inputs = _bind_placeholders(b, joint, env, live, params, symbols)
     for node in joint.graph.nodes:
         if node in live and node.op in ("call_function", "get_attr"):
-            with b.scope(scope.prefix(node), scope.metadata(node)):
+            with b.scope(names.prefix(node), names.metadata(node)):
                 env[node] = _lower(b, joint.graph, node, env)
             _declare_sizes(b, node, env[node])
 
     returned = _returned(joint)
-    nodes = _name_outputs(b, joint.outputs, [env[node] for node in returned], scope.names(b, env))
+    nodes = _name_outputs(b, joint.outputs, [env[node] for node in returned], names.of_values(b, env))
     graph_outputs = [
         _value_info(n, val(node), symbols) for n, node in zip(joint.outputs, returned, strict=True)
     ]
     nodes, initializers = _drop_unread(nodes, b.initializers, joint.outputs)
-    graph = helper.make_graph(nodes, "curvature", graph_inputs, graph_outputs, initializers)
+    b.initializers.clear()
+    graph = helper.make_graph(nodes, "curvature", graph_inputs, graph_outputs)
     model = helper.make_model(
         graph,
         producer_name="bnrewrite",
@@ -83,6 +84,8 @@ def lower(
         doc_string=_describe(joint),
     )
     helper.set_model_props(model, metadata or {})
+    while initializers:  # weights may be large: each is copied once and let go
+        model.graph.initializer.append(initializers.pop(0))
     check(model)
     return model
 
@@ -144,50 +147,6 @@ def _declare_sizes(b: Builder, node: fx.Node, lowered: Any) -> None:
                 b.declare(str(d), (lowered, i))
 
 
-class _Scopes:
-    """What the nodes and values of the file are called, and whose they are.
-
-    A quantity is (module path, captured node, letter); the captured node is said only where a module has several.
-    """
-
-    def __init__(self, graph: fx.Graph) -> None:
-        quantities = {node.meta["quantity"][:2] for node in graph.nodes if "quantity" in node.meta}
-        self._operations = Counter(module for module, _ in quantities)
-
-    def quantity(self, node: fx.Node) -> str:
-        """`<module path>.<letter>`, or nothing where `node` is only a step on the way to a quantity."""
-        if "quantity" not in node.meta:
-            return ""
-        module, source, letter = node.meta["quantity"]
-        parts = [module, letter] if self._operations[module] == 1 else [module, source, letter]
-        return ".".join(part for part in parts if part)
-
-    def prefix(self, node: fx.Node) -> str:
-        """The beginning of the names of all nodes that `node` becomes."""
-        site, module = node.meta.get("site"), node.meta.get("module")
-        if site is not None:
-            return ".".join(part for part in (site, node.meta.get("role") or node.name) if part)
-        return self.quantity(node) or (f"{module}.{node.name}" if module else node.name)
-
-    def metadata(self, node: fx.Node) -> dict[str, str]:
-        """What the nodes of a spliced site say about themselves."""
-        site, role = node.meta.get("site"), node.meta.get("role")
-        return {
-            f"bnrewrite.{key}": str(text)
-            for key, text in (("site", site), ("role", role))
-            if text is not None
-        }
-
-    def names(self, b: Builder, env: dict[fx.Node, Any]) -> dict[str, str]:
-        """{value: the quantity that it is}, for values that a node of the file computes."""
-        found: dict[str, str] = {}
-        for node, value in env.items():
-            name = self.quantity(node)
-            if name and type(value) is str and b.producer(value) is not None and value not in found:
-                found[value] = b.unique(name)
-        return found
-
-
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +188,10 @@ def _is_input(entry: Input, params: str) -> bool:
 def tensor_proto(name: str, tensor: torch.Tensor) -> onnx.TensorProto:
     """A tensor as an initializer (raw little-endian bytes)."""
     array = tensor.detach().cpu().contiguous()
+    if array.nbytes > ONE_FILE_BYTES:
+        raise InputError(
+            f"{name} takes {array.nbytes / 1e9:.1f} GB; a single tensor of an ONNX file may take 2 GB."
+        )
     proto = onnx.TensorProto(name=name, data_type=onnx_dtype(array), dims=list(array.shape))
     proto.raw_data = array.reshape(-1).view(torch.uint8).numpy().tobytes() if array.numel() else b""
     return proto

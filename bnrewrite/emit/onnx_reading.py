@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from ..errors import FileError, InputError
+from .onnx_check import nbytes
+from .onnx_file import ONE_FILE_BYTES
 
 
 def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """The model with all its tensors, also those stored beside it; FileError where it cannot be read."""
     try:
         return onnx.load(os.fspath(path))
-    except (DecodeError, OSError, onnx.checker.ValidationError, ValueError) as error:
+    except (OSError, onnx.checker.ValidationError, ValueError) as error:  # data beside it: missing or cut
         raise FileError(
             f"'{os.fspath(path)}' cannot be read as ONNX: {' '.join(str(error).split())}"
         ) from error
@@ -37,13 +38,8 @@ def tensors(model: onnx.ModelProto, names: Collection[str]) -> dict[str, NDArray
     }
 
 
-def initializer_names(model: onnx.ModelProto) -> set[str]:
-    """Names of all stored tensors."""
-    return {tensor.name for tensor in model.graph.initializer}
-
-
-def with_parameters_as_inputs(model: onnx.ModelProto, names: Collection[str]) -> bytes:
-    """The same graph, serialised, in which the initializers among `names` are inputs: it can be run at any point."""
+def with_parameters_as_inputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """The same graph, in which the initializers among `names` are inputs: it can be run at any point."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     moved = [tensor for tensor in changed.graph.initializer if tensor.name in names]
@@ -53,12 +49,16 @@ def with_parameters_as_inputs(model: onnx.ModelProto, names: Collection[str]) ->
     )
     del changed.graph.initializer[:]
     changed.graph.initializer.extend(kept)
-    try:
-        return changed.SerializeToString()
-    except (EncodeError, ValueError) as error:
+    return changed
+
+
+def serialised(model: onnx.ModelProto) -> bytes:
+    """The bytes of a model that is run from memory; InputError past the 2 GB that they can be."""
+    if sum(nbytes(tensor) for tensor in model.graph.initializer) > ONE_FILE_BYTES:
         raise InputError(
             "the file holds more than 2 GB beside its parameters: it can only be verified with its model."
-        ) from error
+        )
+    return model.SerializeToString()
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,8 @@ class Summary:
 
 
 def summarise(path: str | os.PathLike[str]) -> Summary:
-    """Count what is in the file at `path`; `bytes` includes the data stored beside it."""
-    try:
-        model = onnx.load(os.fspath(path), load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
-        raise FileError(
-            f"'{os.fspath(path)}' cannot be read as ONNX: {' '.join(str(error).split())}"
-        ) from error
+    """Count what is in the valid file at `path`; `bytes` includes the data stored beside it."""
+    model = onnx.load(os.fspath(path), load_external_data=False)
     sites: dict[str, Counter[str]] = {}
     for node in model.graph.node:
         props = {prop.key: prop.value for prop in node.metadata_props}

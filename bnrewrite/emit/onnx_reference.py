@@ -31,7 +31,9 @@ class Evaluator:
         try:
             self._evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
         except NotImplementedError as error:  # the onnx package says so for an operator that it has not
-            raise InputError(f"the file cannot be evaluated without its model: {' '.join(str(error).split())}") from error
+            raise InputError(
+                f"the file cannot be evaluated without its model: {' '.join(str(error).split())}"
+            ) from error
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """The named outputs."""
@@ -61,7 +63,9 @@ def as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _widen(tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.FLOAT:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+        tensor.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name)
+        )
 
 
 def only(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
@@ -96,12 +100,20 @@ class Pad(OpRun):
 
     op_domain = ""
 
-    def _run(self, data: Array, pads: Array, value: Array | None = None, axes: Array | None = None, mode: str = "constant") -> tuple[Array]:  # noqa: E501
+    def _run(
+        self,
+        data: Array,
+        pads: Array,
+        value: Array | None = None,
+        axes: Array | None = None,
+        mode: str = "constant",
+    ) -> tuple[Array]:
         at = range(data.ndim) if axes is None else [int(axis) % data.ndim for axis in axes]
         before = dict(zip(at, map(int, pads[: len(at)]), strict=True))
         after = dict(zip(at, map(int, pads[len(at) :]), strict=True))
         crop = tuple(
-            slice(max(-before.get(i, 0), 0), size - max(-after.get(i, 0), 0)) for i, size in enumerate(data.shape)
+            slice(max(-before.get(i, 0), 0), size - max(-after.get(i, 0), 0))
+            for i, size in enumerate(data.shape)
         )
         amounts = [(max(before.get(i, 0), 0), max(after.get(i, 0), 0)) for i in range(data.ndim)]
         if mode != "constant":
@@ -115,7 +127,18 @@ class Conv(OpRun):
 
     op_domain = ""
 
-    def _run(self, x: Array, w: Array, b: Array | None = None, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> tuple[Array]:  # noqa: E501
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        auto_pad: str = "NOTSET",
+        dilations: Any = None,
+        group: int = 1,
+        kernel_shape: Any = None,
+        pads: Any = None,
+        strides: Any = None,
+    ) -> tuple[Array]:
         n = x.ndim - 2
         convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[n]
         padded = F.pad(_tensor(x), _torch_pads(pads, n))
@@ -128,12 +151,28 @@ class ConvTranspose(OpRun):
 
     op_domain = ""
 
-    def _run(self, x: Array, w: Array, b: Array | None = None, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1, kernel_shape: Any = None, output_padding: Any = None, output_shape: Any = None, pads: Any = None, strides: Any = None) -> tuple[Array]:  # noqa: E501
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        auto_pad: str = "NOTSET",
+        dilations: Any = None,
+        group: int = 1,
+        kernel_shape: Any = None,
+        output_padding: Any = None,
+        output_shape: Any = None,
+        pads: Any = None,
+        strides: Any = None,
+    ) -> tuple[Array]:
         n = x.ndim - 2
         transpose = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[n]
         y = transpose(_tensor(x), _tensor(w), None, strides or 1, 0, 0, group, dilations or 1)
         # The full result, zeros behind it for the output padding, then the pads cut off.
-        ends = [extra - end for extra, end in zip(output_padding or [0] * n, (pads or [0] * 2 * n)[n:], strict=True)]
+        ends = [
+            extra - end
+            for extra, end in zip(output_padding or [0] * n, (pads or [0] * 2 * n)[n:], strict=True)
+        ]
         starts = [-start for start in (pads or [0] * 2 * n)[:n]]
         y = F.pad(y, _torch_pads([*starts, *ends], n))
         return ((y if b is None else y + _tensor(b).reshape(-1, *[1] * n)).numpy(),)
@@ -144,7 +183,9 @@ class ScatterElements(OpRun):
 
     op_domain = ""
 
-    def _run(self, data: Array, indices: Array, updates: Array, axis: int = 0, reduction: str = "none") -> tuple[Array]:
+    def _run(
+        self, data: Array, indices: Array, updates: Array, axis: int = 0, reduction: str = "none"
+    ) -> tuple[Array]:
         base, source = _tensor(data), _tensor(updates)
         index = _tensor(np.where(indices < 0, indices + data.shape[axis], indices))
         if reduction == "add":

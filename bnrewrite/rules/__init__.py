@@ -1,0 +1,1 @@
+"""Second-order rules by family of operations; `table.RULES` collects them."""

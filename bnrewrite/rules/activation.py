@@ -57,6 +57,11 @@ def silu_second(x: Tensor, y: Tensor) -> Tensor:
     return s * (1 - s) * (2 + x * (1 - 2 * s))
 
 
+def log_sigmoid(x: Tensor) -> Tensor:
+    """log s from operations that every runtime has, accurate at both ends."""
+    return x.clamp(max=0) - torch.log1p(torch.exp(-x.abs()))
+
+
 def log_sigmoid_first(x: Tensor, y: Tensor) -> Tensor:
     return torch.sigmoid(-x)
 
@@ -247,7 +252,7 @@ RULES: RuleTable = {
     aten.gelu.default: Pointwise(
         lambda x, approximate: aten.gelu.default(x, approximate=approximate), gelu_first, gelu_second
     ),
-    aten.log_sigmoid.default: Pointwise(aten.log_sigmoid.default, log_sigmoid_first, log_sigmoid_second),
+    aten.log_sigmoid.default: Pointwise(log_sigmoid, log_sigmoid_first, log_sigmoid_second),
     aten.softplus.default: Pointwise(aten.softplus.default, softplus_first, softplus_second),
     aten.elu.default: Pointwise(aten.elu.default, elu_first, elu_second),
     aten.selu.default: Pointwise(aten.selu.default, selu_first, selu_second),

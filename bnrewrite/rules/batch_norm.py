@@ -28,7 +28,7 @@ BatchNorm" (module Hessian and residual, input only); the gamma and beta cross t
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -68,7 +68,13 @@ class Tangent(NamedTuple):
 
 
 def tangent(
-    x_hat: Tensor, s: Tensor, k: Tensor, x_dot: MaybeZero, gamma_dot: MaybeZero, beta_dot: MaybeZero, axes: Axes
+    x_hat: Tensor,
+    s: Tensor,
+    k: Tensor,
+    x_dot: MaybeZero,
+    gamma_dot: MaybeZero,
+    beta_dot: MaybeZero,
+    axes: Axes,
 ) -> Tangent:
     """Tangent with batch statistics along (x_dot, gamma_dot, beta_dot)."""
     m = a = k_dot = None
@@ -143,6 +149,10 @@ def working_type(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
+@overload
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor: ...
+@overload
+def cast(x: None, dtype: torch.dtype) -> None: ...
 def cast(x: MaybeZero, dtype: torch.dtype) -> MaybeZero:
     """`x` in `dtype`, untouched if it already is."""
     return x if x is None or x.dtype == dtype else x.to(dtype)
@@ -218,7 +228,9 @@ class BatchNorm(Rule):
             ctx.bar = Adjoint(ctx.k * y_bar if need_x else None, q, p)
         return ctx.bar
 
-    def _bars(self, ctx: Context, x_bar: MaybeZero, q: MaybeZero, p: MaybeZero, needs: Needs) -> list[MaybeZero]:
+    def _bars(
+        self, ctx: Context, x_bar: MaybeZero, q: MaybeZero, p: MaybeZero, needs: Needs
+    ) -> list[MaybeZero]:
         x, gamma, beta = ctx.args[:3]
         bars = [cast(x_bar, x.dtype), self._vector(ctx, q, gamma), self._vector(ctx, p, beta)]
         return [bar if need else None for bar, need in zip(bars, needs[:3], strict=True)] + [None] * 6
@@ -255,4 +267,3 @@ OVERLOAD = torch.ops.aten.batch_norm.default
 """The one form in which a captured graph holds a BatchNorm."""
 
 RULES: RuleTable = {OVERLOAD: BatchNorm()}
-

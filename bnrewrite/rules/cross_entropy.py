@@ -1,18 +1,20 @@
 """Cross entropy and the negative log-likelihood, over classes c; n runs over samples and further (spatial) positions.
 
-Both are a loss that is linear in l = log P, with coefficients q that do not depend on the logits z:
+Both are linear in log P, with coefficients q that do not depend on the logits z:
 
-    L = sum_n h_n loss_n       loss_n = -sum_c q_nc l_nc       r_n = sum_c q_nc       h = 1, 1 / norm, or the adjoint of loss_n
-    class target y_n           q_nc = e_n [c = y_n] + s_n w_c      e_n = (1 - ls) w_y      s_n = ls / C      (0 on ignored rows)
-                               norm = sum_n w_y over the rows that are not ignored
-    probability target t       q_nc = w_c ((1 - ls) t_nc + ls / C)     norm = number of rows
+    L = sum_n h_n loss_n    loss_n = -sum_c q_nc log P_nc    r_n = sum_c q_nc    h = 1, 1 / norm, or loss_n's adjoint
+
+    class target y_n        q_nc = e_n [c = y_n] + s_n w_c   e_n = (1 - ls) w_y  s_n = ls / C  (0 on ignored rows)
+                            norm = sum_n w_y over the rows that are not ignored
+    probability target t    q_nc = w_c ((1 - ls) t_nc + ls / C)                  norm = number of rows
 
 Cross entropy, P = softmax(z), u = z_dot, P_dot = P (u - P . u):
 
     loss_dot_n = r_n (P . u) - sum_c q_nc u_c
     z_bar      = h (r P - q)
     z_bar_dot  = h_dot (r P - q) + h r P_dot
-    t_bar      = -h (1 - ls) w l,   t_bar_dot = -h_dot (1 - ls) w l - h (1 - ls) w (u - P . u),   and q_dot, r_dot where t moves
+    t_bar      = -h (1 - ls) w log P
+    t_bar_dot  = -h_dot (1 - ls) w log P - h (1 - ls) w (u - P . u)        and terms of q_dot and r_dot where t moves
 
 A class that is negative and not the ignored one gives NaN where the runtime's gather lets it pass.
 """
@@ -28,7 +30,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..passes.rule import Context, Needs, PerArgument, Rule, RuleTable, State
 from ..passes.zero import MaybeZero, add, apply, mul
-from .elementwise import FirstOutput, drop, keep
+from .elementwise import FirstOutput, drop, indicator, keep
 from .softmax import softmax_dot
 
 aten = torch.ops.aten
@@ -70,7 +72,7 @@ class ClassTarget(State):
         valid = y != ignored
         # An index below zero that is not the ignored one: some runtimes count it from the end.
         one = torch.where(valid & (y < 0), z.new_full((), math.nan), z.new_ones(()))
-        row = valid.to(z.dtype) * one
+        row = indicator(valid, z) * one
         self.y = drop(~valid, y).to(torch.int64).unsqueeze(self.axis)
         weight = row if w is None else keep(valid, w.gather(0, self.y.reshape(-1)).reshape(y.shape)) * one
         self.w = None if w is None else per_class(w, z)
@@ -139,12 +141,12 @@ class CrossEntropy(Rule):
         ctx.q = (
             ProbabilityTarget(z, t, w, kind, ls) if probabilities else ClassTarget(z, t, w, kind, ignored, ls)
         )
-        ctx.l = torch.log_softmax(z, ctx.q.axis)
-        return ctx.q.reduction(-ctx.q.dot(ctx.l).squeeze(ctx.q.axis))
+        ctx.log_P = torch.log_softmax(z, ctx.q.axis)
+        return ctx.q.reduction(-ctx.q.dot(ctx.log_P).squeeze(ctx.q.axis))
 
     def _softmax(self, ctx: Context) -> Tensor:
         if not hasattr(ctx, "P"):
-            ctx.P = ctx.l.exp()
+            ctx.P = ctx.log_P.exp()
         return ctx.P
 
     def _target_dot(self, ctx: Context, dots: PerArgument) -> MaybeZero:
@@ -161,14 +163,14 @@ class CrossEntropy(Rule):
         if u is not None:
             rows = q.r * (self._softmax(ctx) * u).sum(q.axis, keepdim=True) - q.dot(u)
         if q_dot is not None:
-            rows = add(rows, -(q_dot * ctx.l).sum(q.axis, keepdim=True))
+            rows = add(rows, -(q_dot * ctx.log_P).sum(q.axis, keepdim=True))
         return apply(lambda rows: q.reduction(rows.squeeze(q.axis)), rows)
 
     def adjoint(self, ctx: Context, y_bar: Tensor, needs: Needs) -> PerArgument:
         q = ctx.q
         h = expand_rows(q.reduction.transpose(y_bar), q)
         z_bar = q.subtract(h, (h * q.r) * self._softmax(ctx)) if needs[0] else None
-        t_bar = -h * q.scale * ctx.l if needs[1] else None
+        t_bar = -h * q.scale * ctx.log_P if needs[1] else None
         return [z_bar, t_bar, None, None, None, None]
 
     def curvature(self, ctx: Context, dots: PerArgument, y_bar: Tensor, needs: Needs) -> PerArgument:
@@ -186,16 +188,18 @@ class CrossEntropy(Rule):
 
 
 class NegativeLogLikelihood(Rule):
-    """aten.nll_loss_nd(l, target, weight, reduction, ignore_index) and its kin: L = sum_n h_n (-q_n . l_n)."""
+    """aten.nll_loss_nd(log_P, target, weight, reduction, ignore_index) and its kin: L = sum_n h_n (-q_n . log P_n)."""
 
-    names = ("l", "y", "w")
+    names = ("log_P", "y", "w")
 
-    def value(self, ctx: Context, l: Tensor, y: Tensor, w: Tensor | None, kind: int, ignored: Any) -> Tensor:
-        ctx.q = ClassTarget(l, y, w, kind, ignored, 0.0)
-        return self._loss(ctx.q, l)
+    def value(
+        self, ctx: Context, log_P: Tensor, y: Tensor, w: Tensor | None, kind: int, ignored: Any
+    ) -> Tensor:
+        ctx.q = ClassTarget(log_P, y, w, kind, ignored, 0.0)
+        return self._loss(ctx.q, log_P)
 
-    def _loss(self, q: ClassTarget, l: Tensor) -> Tensor:
-        return q.reduction(-q.dot(l).squeeze(q.axis))
+    def _loss(self, q: ClassTarget, log_P: Tensor) -> Tensor:
+        return q.reduction(-q.dot(log_P).squeeze(q.axis))
 
     def tangent(self, ctx: Context, dots: PerArgument) -> Tensor:
         return self._loss(ctx.q, dots[0])
@@ -207,9 +211,9 @@ class NegativeLogLikelihood(Rule):
 
 
 def total_weight(
-    ctx: Context, l: Tensor, y: Tensor, w: Tensor | None, kind: int, ignored: Any
+    ctx: Context, log_P: Tensor, y: Tensor, w: Tensor | None, kind: int, ignored: Any
 ) -> tuple[Tensor]:
-    return (l.new_zeros(()) if kind == NONE else ctx.q.weight.sum(),)
+    return (log_P.new_zeros(()) if kind == NONE else ctx.q.weight.sum(),)
 
 
 NLL = NegativeLogLikelihood()

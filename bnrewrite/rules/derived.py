@@ -46,14 +46,14 @@ class Derived(Rule):
         keywords = dict(zip(self.names[self._positional :], args[self._positional :], strict=True))
         return self.op(*args[: self._positional], **keywords)
 
-    def _rerun(self, ctx: Context) -> tuple[list[Any], list[Tensor | None], list[Tensor]]:
+    def _rerun(self, ctx: Context) -> tuple[list[Any], list[Tensor]]:
         """Flat arguments as leaves of a fresh autograd graph, and the floating-point outputs."""
         flat, spec = pytree.tree_flatten(list(ctx.args))
         leaves = [entry.detach().requires_grad_() if _differentiable(entry) else None for entry in flat]
         inputs = [entry if leaf is None else leaf for entry, leaf in zip(flat, leaves, strict=True)]
         outputs = self._call(pytree.tree_unflatten(inputs, spec))
         flat_outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-        return leaves, flat_outputs, [leaf for leaf in leaves if leaf is not None]
+        return flat_outputs, [leaf for leaf in leaves if leaf is not None]
 
     def _restore(self, ctx: Context, values: list[Tensor | None]) -> PerArgument:
         """One entry a flat leaf, back in the structure of the arguments."""
@@ -73,8 +73,12 @@ class Derived(Rule):
                 flat.append(entry)
         return flat
 
-    def _pull_back(self, outputs: list[Tensor], bars: list[Tensor | None], leaves: list[Tensor]) -> list[Tensor | None]:
-        pairs = [(y, bar) for y, bar in zip(outputs, bars, strict=True) if bar is not None and y.requires_grad]
+    def _pull_back(
+        self, outputs: list[Tensor], bars: list[Tensor | None], leaves: list[Tensor]
+    ) -> list[Tensor | None]:
+        pairs = [
+            (y, bar) for y, bar in zip(outputs, bars, strict=True) if bar is not None and y.requires_grad
+        ]
         if not pairs:
             return [None] * len(leaves)
         ys, y_bars = zip(*pairs, strict=True)
@@ -91,7 +95,11 @@ class Derived(Rule):
     @staticmethod
     def _pairing(bars: list[Tensor | None], dots: list[Tensor | None]) -> Tensor | None:
         return add(
-            *((bar * dot).sum() for bar, dot in zip(bars, dots, strict=True) if bar is not None and dot is not None)
+            *(
+                (bar * dot).sum()
+                for bar, dot in zip(bars, dots, strict=True)
+                if bar is not None and dot is not None
+            )
         )
 
     def _bars(self, ctx: Context, y_bar: Any) -> list[Tensor | None]:
@@ -99,7 +107,7 @@ class Derived(Rule):
 
     def tangent(self, ctx: Context, dots: PerArgument) -> Any:
         with torch.enable_grad():
-            _, outputs, leaves = self._rerun(ctx)
+            outputs, leaves = self._rerun(ctx)
             y_bars = [
                 torch.ones_like(y).requires_grad_() if _differentiable(y) and y.requires_grad else None
                 for y in outputs
@@ -114,13 +122,13 @@ class Derived(Rule):
 
     def adjoint(self, ctx: Context, y_bar: Any, needs: Needs) -> PerArgument:
         with torch.enable_grad():
-            _, outputs, leaves = self._rerun(ctx)
+            outputs, leaves = self._rerun(ctx)
             bars = self._pull_back(outputs, self._bars(ctx, y_bar), leaves)
         return self._restore(ctx, [None if bar is None else bar.detach() for bar in bars])
 
     def curvature(self, ctx: Context, dots: PerArgument, y_bar: Any, needs: Needs) -> PerArgument:
         with torch.enable_grad():
-            _, outputs, leaves = self._rerun(ctx)
+            outputs, leaves = self._rerun(ctx)
             bars = self._pull_back(outputs, self._bars(ctx, y_bar), leaves)
             s = self._pairing(bars, self._flat(ctx, dots))
             if s is None or not s.requires_grad:

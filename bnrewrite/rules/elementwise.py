@@ -1,9 +1,9 @@
 """Operations of several arguments that act element by element, with broadcasting.
 
-    y         = f(a_1, ..., a_n)                                       all of them broadcast against each other
-    y_dot     = sum_i  f_i a_i_dot                                     f_i  = df / da_i
-    a_i_bar   = S_i ( f_i y_bar )                                      S_i sums over the axes along which a_i was stretched
-    a_i_bar_dot = S_i ( f_i y_bar_dot + sum_j f_ij a_j_dot y_bar )     f_ij = d2f / (da_i da_j)
+    y           = f(a_1, ..., a_n)                                   all of them broadcast against each other
+    y_dot       = sum_i f_i a_i_dot                                  f_i = df / da_i
+    a_i_bar     = S_i (f_i y_bar)                                    S_i: sum over the axes that a_i was stretched along
+    a_i_bar_dot = S_i (f_i y_bar_dot + sum_j f_ij a_j_dot y_bar)     f_ij = d2f / (da_i da_j)
 
 A partial derivative is given as a function that multiplies by it, so that masks can select instead of multiply.
 """
@@ -70,6 +70,11 @@ def positional(op: Any) -> Callable[..., Any]:
         return op(*args[:first], **dict(zip(names, args[first:], strict=True)))
 
     return call
+
+
+def indicator(mask: Tensor, like: Tensor) -> Tensor:
+    """1 where `mask`, else 0, in whatever type `like` has when the graph runs."""
+    return torch.where(mask, like.new_ones(()), like.new_zeros(()))
 
 
 class Elementwise(Rule):

@@ -1,8 +1,8 @@
 """Reading and writing at indices. Reading is linear in the table, writing in the table and in what is written.
 
-    read     y = x[i]                    y_dot = x_dot[i]                         x_bar = zeros, y_bar added at i
-    write    y = x with s put at i       y_dot = x_dot with s_dot put at i        x_bar = y_bar with 0 at i     s_bar = y_bar[i]
-    add      y = x with s added at i     y_dot = x_dot with s_dot added at i      x_bar = y_bar                 s_bar = y_bar[i]
+    read     y = x[i]                  y_dot = x_dot[i]                      x_bar = zeros with y_bar added at i
+    write    y = x with s put at i     y_dot = x_dot with s_dot put at i     x_bar = y_bar with 0 at i, s_bar = y_bar[i]
+    add      y = x with s added at i   y_dot = x_dot with s_dot added at i   x_bar = y_bar, s_bar = y_bar[i]
 
 Writing assumes distinct indices, as PyTorch's own derivative does.
 """
@@ -99,19 +99,18 @@ class Write(Rule):
     def tangent(self, ctx: Context, dots: PerArgument) -> Tensor:
         x, s = ctx.args[0], ctx.args[self.source]
         x_dot, s_dot = dots[0], dots[self.source]
-        x_dot = torch.zeros_like(x, dtype=ctx.y.dtype) if x_dot is None else x_dot
+        x_dot = torch.zeros_like(x) if x_dot is None else x_dot
         if s_dot is None:
             if self.adds(*ctx.args):
                 return x_dot
-            s_dot = torch.zeros_like(s, dtype=ctx.y.dtype)
+            s_dot = torch.zeros_like(s)
         return self.put(x_dot, s_dot, *ctx.args)
 
     def adjoint(self, ctx: Context, y_bar: Tensor, needs: Needs) -> PerArgument:
         bars: list[Any] = [None] * len(ctx.args)
         s = ctx.args[self.source]
         if needs[0]:
-            zeros = torch.zeros_like(s, dtype=y_bar.dtype)
-            bars[0] = y_bar if self.adds(*ctx.args) else self.put(y_bar, zeros, *ctx.args)
+            bars[0] = y_bar if self.adds(*ctx.args) else self.put(y_bar, torch.zeros_like(s), *ctx.args)
         if needs[self.source]:
             bars[self.source] = unbroadcast(self.read(y_bar, *ctx.args), s.shape)
         return bars

@@ -1,10 +1,11 @@
 """Matrix products: bilinear, with an additive term where the operation has one.
 
-    linear   y = x w^T + b     x_bar = y_bar w       w_bar = y_bar^T x     b_bar = sum(y_bar)     x (..., I), w (O, I), b (O,)
-    mm, bmm  y = a b           a_bar = y_bar b^T     b_bar = a^T y_bar
-    addmm    y = beta c + alpha a b  (baddbmm likewise)
-    mv       y = a b           a_bar = y_bar b^T (outer)      b_bar = a^T y_bar
-    dot      y = a . b         a_bar = y_bar b       b_bar = y_bar a
+linear   y = x w^T + b     x_bar = y_bar w       w_bar = y_bar^T x     b_bar = sum(y_bar)
+             x (..., I), w (O, I), b (O,)
+mm, bmm  y = a b           a_bar = y_bar b^T     b_bar = a^T y_bar
+addmm    y = beta c + alpha a b  (baddbmm likewise)
+mv       y = a b           a_bar = y_bar b^T (outer)      b_bar = a^T y_bar
+dot      y = a . b         a_bar = y_bar b       b_bar = y_bar a
 """
 
 from __future__ import annotations

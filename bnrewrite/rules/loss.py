@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..passes.rule import Context, Needs, PerArgument, Rule, RuleTable
 from ..passes.zero import MaybeZero
+from .activation import log_sigmoid
 from .cross_entropy import MEAN, NONE
 from .cross_entropy import RULES as CROSS_ENTROPY
 from .elementwise import Elementwise, drop, keep
@@ -124,8 +125,9 @@ def huber_second(g: Tensor, d: Tensor, delta: float) -> Tensor:
 
 
 # Binary cross entropy of a logit x, s = sigmoid(x), positive weight v, weight w:
-#     f = w ((1 - t) x + m softplus(-x)),  m = 1 + (v - 1) t
-#     f_x = w ((1 - t) - m (1 - s)),  f_t = w (-x + (v - 1) softplus(-x)),  f_xx = w m s (1 - s),  f_xt = -w (1 + (v - 1) (1 - s))
+#     f    = w ((1 - t) x + m softplus(-x)),  m = 1 + (v - 1) t
+#     f_x  = w ((1 - t) - m (1 - s))          f_t  = w (-x + (v - 1) softplus(-x))
+#     f_xx = w m s (1 - s)                    f_xt = -w (1 + (v - 1) (1 - s))
 
 
 def weighted(g: Tensor, w: Tensor | None) -> Tensor:
@@ -139,7 +141,7 @@ def logits_x(g: Tensor, y: Any, x: Tensor, t: Tensor, w: Tensor | None, v: Tenso
 
 
 def logits_t(g: Tensor, y: Any, x: Tensor, t: Tensor, w: Tensor | None, v: Tensor | None, *_: Any) -> Tensor:
-    return weighted(g, w) * (-x if v is None else -x - (v - 1) * aten.log_sigmoid_forward.default(x)[0])
+    return weighted(g, w) * (-x if v is None else -x - (v - 1) * log_sigmoid(x))
 
 
 def logits_xx(g: Tensor, y: Any, x: Tensor, t: Tensor, w: Tensor | None, v: Tensor | None, *_: Any) -> Tensor:

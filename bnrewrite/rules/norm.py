@@ -4,7 +4,8 @@
     p = 1        f_i = sign(x_i)
     p = 0        0
     p = +-inf    f_i = sign(x_i) [|x_i| = y] / #[|x| = y]
-    other p      f_i = x_i |x_i|^(p-2) / y^(p-1)          f_ij x_dot_j = (p-1) (|x_i|^(p-2) / y^(p-1) x_dot_i - f_i y_dot / y)
+    other p      f_i = x_i |x_i|^(p-2) / y^(p-1)
+                 f_ij x_dot_j = (p-1) (|x_i|^(p-2) / y^(p-1) x_dot_i - f_i y_dot / y)
 
 Where y = 0 derivatives are zero (PyTorch's choice).
 """

@@ -12,8 +12,8 @@ The affine part is separate, because its axes are not those of a group:
 with S the sum over the axes along which gamma was stretched, and z's derivatives from `standardization`.
 
 Sources: J. Ba, J. Kiros, G. Hinton, arXiv:1607.06450 (LayerNorm); Y. Wu, K. He, arXiv:1803.08494 (GroupNorm);
-D. Ulyanov, A. Vedaldi, V. Lempitsky, arXiv:1607.08022 (InstanceNorm); B. Zhang, R. Sennrich, arXiv:1910.07467 (RMSNorm).
-The second order is derived here.
+D. Ulyanov, A. Vedaldi, V. Lempitsky, arXiv:1607.08022 (InstanceNorm); B. Zhang, R. Sennrich, arXiv:1910.07467
+(RMSNorm). The second order is derived here.
 """
 
 from __future__ import annotations
@@ -25,17 +25,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..passes.rule import Context, Needs, PerArgument, Rule, RuleTable, State
+from ..passes.rule import Context, Needs, PerArgument, Rule, RuleTable, State, unbroadcast
 from ..passes.zero import MaybeZero, add, mul
-from .batch_norm import BatchNorm, cast, working_type
-from .elementwise import Choice, FirstOutput, to_argument
+from .batch_norm import BatchNorm, working_type
+from .batch_norm import cast as cast_if_there
+from .elementwise import Choice, FirstOutput
 from .standardization import Centred, Uncentred
 
 aten = torch.ops.aten
 
 
+def cast(t: MaybeZero, dtype: torch.dtype) -> Any:
+    """`t` in `dtype`; a structural zero stays one."""
+    return cast_if_there(t, dtype)
+
+
 class Layout(State):
-    """Where the groups of one call are: x as `shape`, standardized over `axes`; `gamma` and `beta` of shape `affine`."""
+    """Where the groups of one call are: x as `shape`, standardized over `axes`; gamma and beta of shape `affine`."""
 
     def __init__(
         self,
@@ -142,11 +148,7 @@ class Normalization(Rule):
         if terms is None:
             return None
         parameter = ctx.args[position]
-        return (
-            to_argument(terms, parameter.reshape(ctx.layout.affine))
-            .reshape(parameter.shape)
-            .to(parameter.dtype)
-        )
+        return unbroadcast(terms, ctx.layout.affine).reshape(parameter.shape).to(parameter.dtype)
 
 
 # Layouts

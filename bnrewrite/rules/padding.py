@@ -29,10 +29,6 @@ def pad_axis(x: Tensor, dim: int, left: Any, right: Any) -> Tensor:
     return aten.constant_pad_nd.default(x, [0, 0] * behind + [left, right])
 
 
-def constant_pad(x: Tensor, pad: Sequence[Any], value: Any) -> Tensor:
-    return aten.constant_pad_nd.default(x, pad, value)
-
-
 class ConstantPad(Rule):
     """The tangent is padded with zeros, whatever the constant."""
 
@@ -50,13 +46,11 @@ Fold = Callable[[Tensor, Tensor, int, Any], Tensor]
 
 
 def fold_reflected_before(g: Tensor, dim: int, n: Any) -> Tensor:
-    l = g.shape[dim]
-    return pad_axis(g.flip(dim), dim, 1, n - 1 - l)
+    return pad_axis(g.flip(dim), dim, 1, n - 1 - g.shape[dim])
 
 
 def fold_reflected_after(g: Tensor, dim: int, n: Any) -> Tensor:
-    r = g.shape[dim]
-    return pad_axis(g.flip(dim), dim, n - 1 - r, 1)
+    return pad_axis(g.flip(dim), dim, n - 1 - g.shape[dim], 1)
 
 
 def fold_replicated_before(g: Tensor, dim: int, n: Any) -> Tensor:
@@ -80,15 +74,15 @@ def folding(before: Callable[..., Tensor], after: Callable[..., Tensor]) -> Call
 
     def transpose(y_bar: Tensor, x: Tensor, pad: Sequence[int]) -> Tensor:
         for k in range(len(pad) // 2):
-            dim, l, r = x.dim() - 1 - k, pad[2 * k], pad[2 * k + 1]
+            dim, left, right = x.dim() - 1 - k, pad[2 * k], pad[2 * k + 1]
             # A negative padding cuts elements off: their adjoint is zero.
-            n = x.shape[dim] + min(l, 0) + min(r, 0)
-            total = y_bar.narrow(dim, max(l, 0), n)
-            if l > 0:
-                total = total + before(y_bar.narrow(dim, 0, l), dim, n)
-            if r > 0:
-                total = total + after(y_bar.narrow(dim, y_bar.shape[dim] - r, r), dim, n)
-            y_bar = pad_axis(total, dim, max(-l, 0), max(-r, 0))
+            n = x.shape[dim] + min(left, 0) + min(right, 0)
+            total = y_bar.narrow(dim, max(left, 0), n)
+            if left > 0:
+                total = total + before(y_bar.narrow(dim, 0, left), dim, n)
+            if right > 0:
+                total = total + after(y_bar.narrow(dim, y_bar.shape[dim] - right, right), dim, n)
+            y_bar = pad_axis(total, dim, max(-left, 0), max(-right, 0))
         return y_bar
 
     return transpose
@@ -101,10 +95,12 @@ CIRCULAR = folding(fold_circular_before, fold_circular_after)
 
 def circular_pad(x: Tensor, pad: Sequence[int]) -> Tensor:
     for k in range(len(pad) // 2):
-        dim, l, r = x.dim() - 1 - k, pad[2 * k], pad[2 * k + 1]
-        n = x.shape[dim] + min(l, 0) + min(r, 0)
-        x = x.narrow(dim, max(-l, 0), n)
-        x = torch.cat([x.narrow(dim, n - max(l, 0), max(l, 0)), x, x.narrow(dim, 0, max(r, 0))], dim)
+        dim, left, right = x.dim() - 1 - k, pad[2 * k], pad[2 * k + 1]
+        n = x.shape[dim] + min(left, 0) + min(right, 0)
+        x = x.narrow(dim, max(-left, 0), n)
+        x = torch.cat(
+            [x.narrow(dim, n - max(left, 0), max(left, 0)), x, x.narrow(dim, 0, max(right, 0))], dim
+        )
     return x
 
 

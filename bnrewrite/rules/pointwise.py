@@ -132,7 +132,9 @@ def exponential_and_powers() -> RuleTable:
         aten.reciprocal.default: Pointwise(
             aten.reciprocal.default, lambda x, y: -y * y, lambda x, y: 2 * y * y * y
         ),
-        aten.square.default: Pointwise(aten.square.default, lambda x, y: 2 * x, lambda x, y: 2.0),
+        aten.square.default: Pointwise(
+            aten.square.default, lambda x, y: 2 * x, lambda x, y: x.new_full((), 2.0)
+        ),
         aten.pow.Tensor_Scalar: Choice(power_rule),
         aten.erf.default: Pointwise(aten.erf.default, lambda x, y: bell(x), lambda x, y: -2 * x * bell(x)),
         aten.erfc.default: Pointwise(aten.erfc.default, lambda x, y: -bell(x), lambda x, y: 2 * x * bell(x)),

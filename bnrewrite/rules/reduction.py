@@ -1,12 +1,13 @@
-"""Sums, means, moments, extrema, norms along axes.
+"""Sums, means, moments and products along axes.
 
 Letters: x the argument, n the number of elements that one result gathers, m = mean(x), g an adjoint spread back over x.
 
     sum     y_dot = sum(x_dot)                        x_bar = g
     mean    y_dot = sum(x_dot) / n                    x_bar = g / n
-    var     y = sum((x - m)^2) / (n - c)              f_i = 2 (x_i - m) / (n - c)     f_ij x_dot_j = 2 (x_dot - mean(x_dot))_i / (n - c)
-    std     y = sqrt(var)                             f_i = (x_i - m) / ((n - c) y)   f_ij x_dot_j = ((x_dot - mean(x_dot))_i / (n - c) - f_i y_dot) / y
-    amax    f_i = [x_i = y] / #[x = y]                second derivative zero (amin, max, min alike)
+    var     y = sum((x - m)^2) / (n - c)              f_i = 2 (x_i - m) / (n - c)
+            f_ij x_dot_j = 2 (x_dot - mean(x_dot))_i / (n - c)
+    std     y = sqrt(var)                             f_i = (x_i - m) / ((n - c) y)
+            f_ij x_dot_j = ((x_dot - mean(x_dot))_i / (n - c) - f_i y_dot) / y
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..passes.rule import Context, Linear, Needs, PerArgument, Rule, RuleTable
 from ..passes.zero import MaybeZero, add
-from .elementwise import keep
+from .elementwise import indicator, keep
 from .norm import RULES as NORM
 from .selection import RULES as SELECTION
 from .softmax import RULES as SOFTMAX
@@ -176,7 +177,7 @@ class Product(Rule):
         axes = axes_of(x, ctx.args[1] if len(ctx.args) == 4 else None)
         is_zero = x == 0
         filled = torch.where(is_zero, x.new_ones(()), x)
-        z = is_zero.to(x.dtype)
+        z = indicator(is_zero, x)
         nonzero = filled
         for axis in axes:
             nonzero = nonzero.prod(axis, keepdim=True)

@@ -4,9 +4,9 @@ Interpolation treats the axes one after another, so it is a matrix along each:
 
     y = A_1 ... A_k x        x_bar = A_1^T ... A_k^T y_bar        (row o of A: the weights of output pixel o)
 
-Nearest-neighbour enlargement by a whole factor repeats pixels; its adjoint sums blocks. Elsewhere the adjoint multiplies
-by the matrices, which are the operation's own values at unit images: PyTorch's adjoint kernels do not accept a symbolic
-batch, and runtimes other than PyTorch have none.
+Nearest-neighbour enlargement by a whole factor repeats pixels; its adjoint sums blocks. Elsewhere the adjoint
+multiplies by the matrices, which are the operation's own values at unit images: PyTorch's adjoint kernels do not accept
+a symbolic batch, and other runtimes have none.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..passes.rule import Linear, RuleTable
 from ..passes.tracing import undecomposed
+from .elementwise import indicator
 
 aten = torch.ops.aten
 
@@ -26,7 +27,7 @@ aten = torch.ops.aten
 def unit_vectors(n: int, like: Tensor) -> Tensor:
     """The identity matrix, in the type and on the device of `like`."""
     i = like.new_ones([n], dtype=torch.int64).cumsum(0)
-    return (i.unsqueeze(0) == i.unsqueeze(1)).to(like.dtype)
+    return indicator(i.unsqueeze(0) == i.unsqueeze(1), like)
 
 
 class Interpolation:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..passes.rule import Context, Needs, PerArgument, Rule, RuleTable
+from .elementwise import indicator
 from .spread import axes_of, restore
 
 aten = torch.ops.aten
@@ -29,7 +30,7 @@ class Extremum(Rule):
     def _share(self, ctx: Context) -> Tensor:
         if not hasattr(ctx, "share"):
             x, (dim, keepdim) = ctx.args[0], self._static(ctx)
-            equal = (x == restore(ctx.y, x, dim, keepdim)).to(x.dtype)
+            equal = indicator(x == restore(ctx.y, x, dim, keepdim), x)
             ctx.share = equal / equal.sum(axes_of(x, dim), keepdim=True)
         return ctx.share
 

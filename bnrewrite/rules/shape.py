@@ -126,6 +126,8 @@ class Overwrite(Rule):
         if source_bar is not None and source_bar.dtype != source.dtype:
             source_bar = source_bar.to(source.dtype)
         return [None, source_bar, None]
+
+
 STOP = ZeroDerivative(to_copy)
 
 

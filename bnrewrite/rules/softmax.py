@@ -28,6 +28,8 @@ def softmax_dot(P: Tensor, x_dot: Tensor, dim: Any) -> Tensor:
 
 
 class Softmax(Rule):
+    """aten._softmax(x, dim, half_to_float); P = y."""
+
     def __init__(self, op: Any) -> None:
         self.op = op
 
@@ -50,6 +52,8 @@ class Softmax(Rule):
 
 
 class LogSoftmax(Rule):
+    """aten._log_softmax(x, dim, half_to_float); P = exp(y)."""
+
     def __init__(self, op: Any) -> None:
         self.op = op
 
@@ -75,6 +79,8 @@ class LogSoftmax(Rule):
 
 
 class LogSumExp(Rule):
+    """aten.logsumexp(x, dim, keepdim); P = exp(x - y)."""
+
     def value(self, ctx: Context, x: Tensor, dim: Any, keepdim: bool) -> Tensor:
         return aten.logsumexp.default(x, dim, keepdim)
 

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from ..passes.rule import RuleTable
-from . import batch_norm, convolution, indexing, linear, loss, normalization, pointwise, pooling, reduction, shape
-from . import activation, arithmetic
+from . import (
+    activation,
+    arithmetic,
+    batch_norm,
+    convolution,
+    indexing,
+    linear,
+    loss,
+    normalization,
+    pointwise,
+    pooling,
+    reduction,
+    shape,
+)
 
 RULES: RuleTable = {
     **batch_norm.RULES,

@@ -1,8 +1,8 @@
 """Curvature from an exported file, with numpy, onnxruntime and scipy: no torch.
 
-    from bnrewrite import runtime
-    c = runtime.open("curvature.onnx", (x, y))
-    c.loss, c.grad(), c.hvp(v), c.eigs(k=1)
+from bnrewrite import runtime
+c = runtime.open("curvature.onnx", (x, y))
+c.loss, c.grad(), c.hvp(v), c.eigs(k=1)
 """
 
 from .curvature import Curvature

@@ -159,7 +159,9 @@ class Curvature:
         samples = 0
         for batch in self.data:
             if self._by_input and batch.number > 0:
-                raise InputError("a file made with wrt='input' has one Hessian for each batch: give a single batch.")
+                raise InputError(
+                    "a file made with wrt='input' has one Hessian for each batch: give a single batch."
+                )
             results = self.session.run(batch.feeds | self._parameters | feeds, [*outputs, *kept])
             for name, value in results.items():
                 if not np.isfinite(value).all():
@@ -189,7 +191,9 @@ def fitted_parameters(session: Session, parameters: Mapping[str, Any] | None) ->
         return {}
     missing = [name for name in expected if name not in (parameters or {})]
     if parameters is None or missing:
-        raise InputError(f"'{session.name}' takes its parameters as inputs: give parameters= with {listed(missing)}.")
+        raise InputError(
+            f"'{session.name}' takes its parameters as inputs: give parameters= with {listed(missing)}."
+        )
     feeds = {name: as_array(parameters[name]) for name in expected}
     for name, array in feeds.items():
         if array.shape != expected[name].shape or array.dtype.kind != expected[name].dtype.kind:

@@ -41,9 +41,10 @@ class Data:
         self._session = session
         self._fingerprints: list[int] = []
         self._complete = False
-        pairs = _pairs(source, session)
-        self._single = Batch(*self._checked(pairs, None), 0) if isinstance(pairs, tuple) else None
-        self._source: Iterable[Any] = () if isinstance(pairs, tuple) else pairs
+        if isinstance(source, (str, os.PathLike)):
+            source = read_npz(source, session)
+        self._single = Batch(*self._checked(source, None), 0) if _is_pair(source) else None
+        self._source: Iterable[Any] = () if self._single is not None else _repeatable(source)
 
     def __iter__(self) -> Iterator[Batch]:
         if self._single is not None:
@@ -85,7 +86,7 @@ class Data:
         """A shuffling loader would make H another matrix at every product."""
         fingerprint = 0
         for array in feeds.values():
-            fingerprint = zlib.crc32(np.ascontiguousarray(array), fingerprint)
+            fingerprint = zlib.crc32(array.tobytes(), fingerprint)
         if number == len(self._fingerprints) and not self._complete:
             self._fingerprints.append(fingerprint)
         elif number >= len(self._fingerprints) or self._fingerprints[number] != fingerprint:
@@ -95,18 +96,19 @@ class Data:
 _STEADY = "every pass must give the same batches in the same order (shuffle=False, no random augmentation), or a list."
 
 
-def _pairs(source: Any, session: Session) -> tuple[Any, Any] | Iterable[Any]:
-    """One pair as a tuple, several as an iterable that can be started again."""
-    if isinstance(source, (str, os.PathLike)):
-        return read_npz(source, session)
-    if isinstance(source, (tuple, list)) and len(source) == 2 and not isinstance(source[1], (tuple, list)):
-        return source[0], source[1]
+def _is_pair(source: Any) -> bool:
+    """Whether `source` is `(x, y)` rather than a sequence of such pairs."""
+    return isinstance(source, (tuple, list)) and len(source) == 2 and not isinstance(source[1], (tuple, list))
+
+
+def _repeatable(source: Any) -> Iterable[Any]:
+    """`source` as something that can be gone through again and again."""
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise InputError(
             "data must be a pair (x, y), the path of an .npz file, or an iterable of pairs, "
             f"not {type(source).__name__}."
         )
-    return list(source) if iter(source) is source else source
+    return list(source) if isinstance(source, Iterator) else source
 
 
 def read_npz(path: str | os.PathLike[str], session: Session) -> tuple[Any, Any]:
@@ -115,9 +117,12 @@ def read_npz(path: str | os.PathLike[str], session: Session) -> tuple[Any, Any]:
     name = os.fspath(path)
     wanted = [argument.name for argument in session.of_kind("data")]
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if isinstance(archive, np.ndarray):
-                raise FileError(f"'{name}' holds one array without a name: save it with np.savez(file, input=, target=).")
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise FileError(
+                f"'{name}' holds one array without a name: save it with np.savez(file, input=, target=)."
+            )
+        with archive:
             missing = [key for key in wanted if key not in archive.files]
             if missing:
                 raise FileError(
@@ -125,8 +130,9 @@ def read_npz(path: str | os.PathLike[str], session: Session) -> tuple[Any, Any]:
                 )
             arrays = {key: archive[key] for key in wanted}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        # Pickled objects end here too: they could run any code, so they are never read.
-        raise FileError(f"'{name}' is no .npz file of plain arrays: {one_line(error)}") from error
+        raise FileError(
+            f"'{name}' is no .npz file of plain arrays (pickled objects are refused: reading them could run any code)."
+        ) from error
     except OSError as error:
         if isinstance(error, FileError):
             raise
@@ -138,7 +144,9 @@ def _nested(arrays: Mapping[str, Array], root: str) -> Any:
     """The array called `root`, or a dict of those called `root.<key>`."""
     if root in arrays:
         return arrays[root]
-    return {key.removeprefix(f"{root}."): array for key, array in arrays.items() if key.startswith(f"{root}.")}
+    return {
+        key.removeprefix(f"{root}."): array for key, array in arrays.items() if key.startswith(f"{root}.")
+    }
 
 
 def checked_feeds(pair: Any, session: Session) -> tuple[dict[str, Array], int]:
@@ -157,7 +165,7 @@ def checked_feeds(pair: Any, session: Session) -> tuple[dict[str, Array], int]:
             "give one array for each input of the model (a tuple, or a dict by name)."
         )
     sizes: dict[str, tuple[int, str]] = {}
-    feeds = {name: _fitted(as_array(given[name]), argument, sizes) for name, argument in expected.items()}
+    feeds = {name: _fitted(given[name], argument, sizes) for name, argument in expected.items()}
     batch = _batch_size(feeds, expected)
     _check_least_batch(batch, session)
     _check_classes(feeds, session)
@@ -166,7 +174,7 @@ def checked_feeds(pair: Any, session: Session) -> tuple[dict[str, Array], int]:
 
 def _spread(name: str, value: Any, expected: Mapping[str, Argument], found: dict[str, Any]) -> None:
     """Name the leaves of a nested argument as the file does: `input.0`, `input.mask`."""
-    if name not in expected and isinstance(value, Mapping):
+    if isinstance(value, Mapping):
         for key, entry in value.items():
             _spread(f"{name}.{key}", entry, expected, found)
     elif name not in expected and isinstance(value, (tuple, list)):
@@ -176,9 +184,13 @@ def _spread(name: str, value: Any, expected: Mapping[str, Argument], found: dict
         found[name] = value
 
 
-def _fitted(array: Array, argument: Argument, sizes: dict[str, tuple[int, str]]) -> Array:
-    """`array` in the type of `argument`; `sizes` remembers what each free size stands for."""
+def _fitted(value: Any, argument: Argument, sizes: dict[str, tuple[int, str]]) -> Array:
+    """`value` in the type of `argument`; `sizes` remembers what each free size stands for."""
     name = argument.name
+    try:
+        array = as_array(value)
+    except ValueError as error:  # nested lists of different lengths
+        raise InputError(f"{name} is no array of numbers, but a {type(value).__name__}.") from error
     shape = list(array.shape)
     if len(shape) != len(argument.shape):
         raise InputError(f"{name} has shape {shape}, the file takes {argument.described()}.")
@@ -190,7 +202,9 @@ def _fitted(array: Array, argument: Argument, sizes: dict[str, tuple[int, str]])
             raise InputError(f"{first} has {other} samples, but {name} has {size} (shape {shape}).")
     wanted = argument.dtype
     if wanted.kind == "f" and array.dtype.kind != "f":
-        raise InputError(f"{name} must hold floating-point numbers ({wanted}), not {array.dtype}: convert it first.")
+        raise InputError(
+            f"{name} must hold floating-point numbers ({wanted}), not {array.dtype}: convert it first."
+        )
     if wanted.kind == "i" and array.dtype.kind not in "iu":
         raise InputError(f"{name} must hold integers ({wanted}), not {array.dtype}.")
     if wanted.kind == "b" and array.dtype.kind != "b":
@@ -204,7 +218,9 @@ def _fitted(array: Array, argument: Argument, sizes: dict[str, tuple[int, str]])
 
 def _batch_size(feeds: Mapping[str, Array], expected: Mapping[str, Argument]) -> int:
     """Length of the batch axis: of the first input that has a free one, or of the first input at all."""
-    ranked = sorted(feeds, key=lambda name: not (expected[name].shape and isinstance(expected[name].shape[0], str)))
+    ranked = sorted(
+        feeds, key=lambda name: not (expected[name].shape and isinstance(expected[name].shape[0], str))
+    )
     size = feeds[ranked[0]].shape[0] if feeds[ranked[0]].ndim else 1
     if size == 0:
         raise InputError("the batch is empty: give at least one sample.")
@@ -230,4 +246,6 @@ def _check_classes(feeds: Mapping[str, Array], session: Session) -> None:
     if ignored is not None:
         wrong &= target != ignored
     if wrong.any():
-        raise InputError(f"target holds class {target[wrong][0]}, but the model has classes 0 to {count - 1}.")
+        raise InputError(
+            f"target holds class {target[wrong][0]}, but the model has classes 0 to {count - 1}."
+        )

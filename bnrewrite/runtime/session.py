@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,12 +87,16 @@ class Session:
         self.name = "the model" if isinstance(source, bytes) else os.fspath(source)
         self._session = _start(source, self.name, providers, session_options)
         self.meta: dict[str, Any] = _metadata(self._session, self.name)
-        self.arguments = {argument.name: argument for argument in map(self._argument, self._session.get_inputs())}
+        self.arguments = {
+            argument.name: argument for argument in map(self._argument, self._session.get_inputs())
+        }
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def _argument(self, node: Any) -> Argument:
         if node.type not in _TYPES:
-            raise FileError(f"'{self.name}': input '{node.name}' has type {node.type}, which NumPy cannot hold.")
+            raise FileError(
+                f"'{self.name}': input '{node.name}' has type {node.type}, which NumPy cannot hold."
+            )
         return Argument(node.name, self._kind(node.name), np.dtype(_TYPES[node.type]), tuple(node.shape))
 
     def _kind(self, name: str) -> Kind:
@@ -134,6 +139,9 @@ def _start(
 ) -> onnxruntime.InferenceSession:
     if not isinstance(source, bytes):
         check_readable(source)
+    names = [entry if isinstance(entry, str) else entry[0] for entry in providers or ()]
+    if missing := [entry for entry in names if entry not in onnxruntime.get_available_providers()]:
+        raise InputError(f"onnxruntime has no execution provider '{missing[0]}' on this machine.")
     if options is None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # whatever it would log as an error is raised as well
@@ -145,8 +153,6 @@ def _start(
         )
     except ORT_ERRORS as error:
         raise FileError(f"'{name}' cannot be opened by onnxruntime: {one_line(error)}") from error
-    except ValueError as error:  # an execution provider that is not installed
-        raise InputError(one_line(error)) from error
 
 
 def check_readable(path: str | os.PathLike[str]) -> None:
@@ -163,12 +169,20 @@ def check_readable(path: str | os.PathLike[str]) -> None:
 def _metadata(session: onnxruntime.InferenceSession, name: str) -> dict[str, Any]:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:
-        raise FileError(f"'{name}' was not written by bnrewrite: it lacks the '{METADATA_KEY}' entry in its metadata.")
+        raise FileError(
+            f"'{name}' was not written by bnrewrite: it lacks the '{METADATA_KEY}' entry in its metadata."
+        )
     try:
         meta = json.loads(text)
     except json.JSONDecodeError as error:
-        raise FileError(f"'{name}' is damaged: its '{METADATA_KEY}' metadata is no JSON ({error}).") from error
-    missing = [key for key in ("parameters", "products", "loss") if key not in meta] if isinstance(meta, dict) else None
+        raise FileError(
+            f"'{name}' is damaged: its '{METADATA_KEY}' metadata is no JSON ({error})."
+        ) from error
+    missing = (
+        [key for key in ("parameters", "products", "loss") if key not in meta]
+        if isinstance(meta, dict)
+        else None
+    )
     if missing is None or missing:
         what = "an object" if missing is None else f"'{missing[0]}'"
         raise FileError(f"'{name}' is damaged: its '{METADATA_KEY}' metadata lacks {what}.")
@@ -176,5 +190,5 @@ def _metadata(session: onnxruntime.InferenceSession, name: str) -> dict[str, Any
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error of another library as one line."""
-    return " ".join(str(error).split())
+    """The message of an error of another library as one line, without onnxruntime's error codes."""
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))

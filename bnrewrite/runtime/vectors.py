@@ -30,7 +30,9 @@ class VectorSpace:
     def flatten(self, parts: Mapping[str, Any]) -> Vector:
         """A dict of arrays as one float64 vector (n,)."""
         checked = self.checked(parts)
-        return np.concatenate([checked[name].reshape(-1) for name in self.shapes]).astype(np.float64, copy=False)
+        return np.concatenate([checked[name].reshape(-1) for name in self.shapes]).astype(
+            np.float64, copy=False
+        )
 
     def unflatten(self, flat: Any) -> Parts:
         """A vector (n,) as a dict of arrays that share its memory."""
@@ -54,7 +56,9 @@ class VectorSpace:
         arrays = {name: as_array(parts[name]) for name in self.shapes}
         for name, array in arrays.items():
             if array.shape != self.shapes[name]:
-                raise InputError(f"v['{name}'] has shape {list(array.shape)}, the file has {list(self.shapes[name])}.")
+                raise InputError(
+                    f"v['{name}'] has shape {list(array.shape)}, the file has {list(self.shapes[name])}."
+                )
             _check_real(f"v['{name}']", array)
         return arrays
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from . import activation, arithmetic, indexing, linear, loss, normalization, pointwise, pooling, reduction, shape
+from . import (
+    activation,
+    arithmetic,
+    indexing,
+    linear,
+    loss,
+    normalization,
+    pointwise,
+    pooling,
+    reduction,
+    shape,
+)
 
 CASES = [
     *linear.CASES,

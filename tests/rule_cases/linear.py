@@ -12,7 +12,9 @@ aten = torch.ops.aten
 EPS = 1e-5
 
 
-def convolution(axes: int, *, note: str = "", bias: bool = True, transposed: bool = False, **geometry: int) -> Case:
+def convolution(
+    axes: int, *, note: str = "", bias: bool = True, transposed: bool = False, **geometry: int
+) -> Case:
     stride, padding, dilation = (geometry.get(name, default) for name, default in GEOMETRY.items())
     output_padding, groups = geometry.get("output_padding", 0), geometry.get("groups", 1)
     ins, outs = 4, 6
@@ -26,7 +28,11 @@ def convolution(axes: int, *, note: str = "", bias: bool = True, transposed: boo
         numbers = ([n] * axes for n in (stride, padding, dilation))
         return [x, w, b, *numbers, transposed, [output_padding] * axes, groups]
 
-    words = [f"{axes}d", "transposed" if transposed else "", note or " ".join(f"{k} {v}" for k, v in geometry.items())]
+    words = [
+        f"{axes}d",
+        "transposed" if transposed else "",
+        note or " ".join(f"{k} {v}" for k, v in geometry.items()),
+    ]
     return Case(aten.convolution.default, args, " ".join(word for word in words if word))
 
 
@@ -83,8 +89,12 @@ CASES = [
     Case(aten.mv.default, lambda d: [d.normal(d.N, 4), d.normal(4)]),
     Case(aten.dot.default, lambda d: [d.normal(d.N), d.normal(d.N)]),
     Case(aten.addmm.default, lambda d: [d.normal(3), d.normal(d.N, 4), d.normal(4, 3), 1, 1]),
-    Case(aten.addmm.default, lambda d: [d.normal(d.N, 3), d.normal(d.N, 4), d.normal(4, 3), 0.5, -2], "scaled"),
-    Case(aten.baddbmm.default, lambda d: [d.normal(d.N, 1, 3), d.normal(d.N, 2, 4), d.normal(d.N, 4, 3), 1, 1]),
+    Case(
+        aten.addmm.default, lambda d: [d.normal(d.N, 3), d.normal(d.N, 4), d.normal(4, 3), 0.5, -2], "scaled"
+    ),
+    Case(
+        aten.baddbmm.default, lambda d: [d.normal(d.N, 1, 3), d.normal(d.N, 2, 4), d.normal(d.N, 4, 3), 1, 1]
+    ),
     Case(
         aten.baddbmm.default,
         lambda d: [d.normal(2, 3), d.normal(d.N, 2, 4), d.normal(d.N, 4, 3), 0.5, -2],

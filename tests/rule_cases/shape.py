@@ -9,7 +9,6 @@ aten = torch.ops.aten
 END = 9223372036854775807  # an open end, as captured graphs write it
 
 
-
 def written(x: torch.Tensor, source: torch.Tensor, non_blocking: bool) -> torch.Tensor:
     """`copy` has no derivative in PyTorch."""
     return source + torch.zeros_like(x)
@@ -96,7 +95,12 @@ CASES = [
         "to integers",
     ),
     Case(aten.copy.default, lambda d: [d.normal(d.N, 3), d.normal(d.N, 3), False], reference=written),
-    Case(aten.copy.default, lambda d: [d.normal(d.N, 3, 4), d.normal(3, 1), False], "broadcast", reference=written),
+    Case(
+        aten.copy.default,
+        lambda d: [d.normal(d.N, 3, 4), d.normal(3, 1), False],
+        "broadcast",
+        reference=written,
+    ),
     Case(aten.constant_pad_nd.default, lambda d: [d.normal(d.N, 3, 4), [1, 2, 0, 3], 0.0]),
     Case(aten.constant_pad_nd.default, lambda d: [d.normal(d.N, 3, 4), [1, -1, -1, 2], 5.0], "cropping"),
     Case(aten.reflection_pad1d.default, lambda d: [d.normal(d.N, 2, 5), [2, 3]]),

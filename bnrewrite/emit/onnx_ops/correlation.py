@@ -13,7 +13,7 @@ measured there on the layers of ResNets and MobileNets:
 
 - y is Conv; x_bar is Conv with the kernel flipped where every stride is 1 (constant weights are then packed in
   advance), else ConvTranspose;
-- images of a few pixels with weights that are not constant are one matrix product (two to seven times faster);
+- images of a few pixels with weights that are not constant are one matrix product (two to four times faster);
 - w_bar is one product over the whole batch in channel-major layout, or, where the weight is smaller than the images
   that would have to be transposed, a product a sample and a sum;
 - depthwise convolution: see `depthwise`.

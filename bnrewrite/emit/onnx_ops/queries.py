@@ -11,10 +11,20 @@ from ..builder import Builder
 
 def is_constant(b: Builder, x: str) -> bool:
     """Whether `x` depends on initializers only, so that a runtime computes it once, when it loads the model."""
-    node = b.producer(x)
-    if node is not None:
-        return all(is_constant(b, name) for name in node.input if name)
-    return any(tensor.name == x for tensor in b.initializers)
+    initializers = {tensor.name for tensor in b.initializers}
+    seen: set[str] = {""}
+    todo = [x]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        node = b.producer(name)
+        if node is not None:
+            todo.extend(node.input)
+        elif name not in initializers:
+            return False
+    return True
 
 
 def is_read(node: fx.Node, index: int) -> bool:

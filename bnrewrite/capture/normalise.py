@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from .errors import CaptureError, InputError
-from .passes.graph import CapturedGraph, place
-from .passes.simplify import DropAssertions, DropDeadCode
-from .rules.batch_norm import OVERLOAD
+from ..errors import CaptureError, InputError
+from ..passes.graph import CapturedGraph, place
+from ..passes.simplify import DropAssertions, DropDeadCode
+from ..rules.batch_norm import OVERLOAD
 
 aten = torch.ops.aten
 
@@ -25,15 +25,42 @@ Canonical = tuple[Any, Any, Any, Any, Any, bool, float, float]
 """x, gamma, beta, running_mean, running_var, training, momentum, eps."""
 
 FORMS: dict[torch._ops.OpOverload, Callable[..., Canonical]] = {
-    aten._native_batch_norm_legit_functional.default: lambda x, g, b, m, v, t, mom, e: (x, g, b, m, v, t, mom, e),
+    aten._native_batch_norm_legit_functional.default: lambda x, g, b, m, v, t, mom, e: (
+        x,
+        g,
+        b,
+        m,
+        v,
+        t,
+        mom,
+        e,
+    ),
     aten._native_batch_norm_legit.default: lambda x, g, b, m, v, t, mom, e: (x, g, b, m, v, t, mom, e),
     aten._native_batch_norm_legit.no_stats: lambda x, g, b, t, mom, e: (x, g, b, None, None, t, mom, e),
-    aten._native_batch_norm_legit_no_training.default: lambda x, g, b, m, v, mom, e: (x, g, b, m, v, False, mom, e),
+    aten._native_batch_norm_legit_no_training.default: lambda x, g, b, m, v, mom, e: (
+        x,
+        g,
+        b,
+        m,
+        v,
+        False,
+        mom,
+        e,
+    ),
     aten.native_batch_norm.default: lambda x, g, b, m, v, t, mom, e: (x, g, b, m, v, t, mom, e),
     aten.cudnn_batch_norm.default: lambda x, g, b, m, v, t, mom, e: (x, g, b, m, v, t, mom, e),
     aten.miopen_batch_norm.default: lambda x, g, b, m, v, t, mom, e: (x, g, b, m, v, t, mom, e),
     aten._batch_norm_with_update.default: lambda x, g, b, m, v, mom, e: (x, g, b, m, v, True, mom, e),
-    aten._batch_norm_with_update_functional.default: lambda x, g, b, m, v, mom, e: (x, g, b, m, v, True, mom, e),
+    aten._batch_norm_with_update_functional.default: lambda x, g, b, m, v, mom, e: (
+        x,
+        g,
+        b,
+        m,
+        v,
+        True,
+        mom,
+        e,
+    ),
     aten._batch_norm_no_update.default: lambda x, g, b, m, v, mom, e: (x, g, b, m, v, False, mom, e),
 }
 """Every operation that export may leave for a BatchNorm; output 0 of each is y."""
@@ -58,7 +85,9 @@ def make_functional(graph: fx.Graph) -> None:
         name = op._schema.name.removeprefix("aten::")
         if name in FRESH:
             fresh.add(node)
-        functional = getattr(getattr(aten, name[:-1], None), op._overloadname, None) if name.endswith("_") else None
+        functional = (
+            getattr(getattr(aten, name[:-1], None), op._overloadname, None) if name.endswith("_") else None
+        )
         if functional is None or node.args[0] not in fresh or _viewed(node.args[0]):
             continue
         with graph.inserting_before(node):
@@ -76,7 +105,10 @@ def _viewed(node: Any) -> bool:
     return any(
         not isinstance(user.target, torch._ops.OpOverload)
         or "dropout" in str(user.target)
-        or any(result.alias_info is not None and not result.alias_info.is_write for result in user.target._schema.returns)
+        or any(
+            result.alias_info is not None and not result.alias_info.is_write
+            for result in user.target._schema.returns
+        )
         for user in node.users
     )
 
@@ -103,11 +135,13 @@ def _rewrite(graph: fx.Graph, node: fx.Node) -> None:
         canonical = graph.call_function(OVERLOAD, (x, gamma, beta, mean, var, training, momentum, eps, False))
     canonical.meta = dict(node.meta, val=node.meta["val"][0])
     # Outputs: y, mean and 1 / deviation of the batch, and, where they are tracked, the new running statistics.
-    stand_ins = {0: canonical, 3: mean, 4: var}
+    stand_ins: dict[Any, Any] = {0: canonical, 3: mean, 4: var}
     for user in list(node.users):
-        stand_in = stand_ins.get(user.args[1]) if user.target is operator.getitem else None  # type: ignore[call-overload]
+        stand_in = stand_ins.get(user.args[1]) if user.target is operator.getitem else None
         if not isinstance(stand_in, fx.Node) or (stand_in is not canonical and not _only_statistics(user)):
-            raise CaptureError(f"the statistics of a BatchNorm are used as values, in {place(user)}: not supported.")
+            raise CaptureError(
+                f"the statistics of a BatchNorm are used as values, in {place(user)}: not supported."
+            )
         user.replace_all_uses_with(stand_in)
         graph.erase_node(user)
     graph.erase_node(node)
@@ -123,7 +157,9 @@ def prove_none_missed(graph: fx.Graph) -> None:
     """Raise if a node still is a BatchNorm under another name."""
     for node in graph.nodes:
         if node.op == "call_function" and node.target is not OVERLOAD and "batch_norm" in str(node.target):
-            raise CaptureError(f"{node.target} in {place(node)} is a form of BatchNorm that is not known here.")
+            raise CaptureError(
+                f"{node.target} in {place(node)} is a form of BatchNorm that is not known here."
+            )
 
 
 def _site(node: fx.Node, bn: str | None) -> dict[str, Any]:
@@ -131,7 +167,9 @@ def _site(node: fx.Node, bn: str | None) -> dict[str, Any]:
     if bn is not None:
         training = bn == "batch"
     if not training and (running_mean is None or running_var is None):
-        raise InputError(f"bn='running' asks for running statistics, but the BatchNorm in {place(node)} keeps none.")
+        raise InputError(
+            f"bn='running' asks for running statistics, but the BatchNorm in {place(node)} keeps none."
+        )
     node.args = (x, gamma, beta, running_mean, running_var, training, momentum, eps, cudnn)
     shape = x.meta["val"].shape  # type: ignore[union-attr]
     name = node.meta["module"] or "batch_norm"

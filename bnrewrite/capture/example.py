@@ -1,0 +1,56 @@
+"""The example data of the caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Example:
+    """Example data of the caller: `(input, target)`, and the batch size they agree on."""
+
+    input: Any
+    target: Any
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        return [leaf for leaf in pytree.tree_leaves((self.input, self.target)) if isinstance(leaf, Tensor)]
+
+    @property
+    def batch(self) -> int | None:
+        sizes = [leaf.shape[0] for leaf in self.leaves if leaf.dim() > 0]
+        return sizes[0] if sizes else None
+
+    def has_batch_axis(self, leaf: Any) -> bool:
+        return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == self.batch
+
+    def resized(self, batch: int) -> Example:
+        """The same rows, repeated to another batch size."""
+
+        def resize(leaf: Any) -> Any:
+            if not self.has_batch_axis(leaf):
+                return leaf
+            return leaf.detach()[torch.arange(batch, device=leaf.device) % leaf.shape[0]]
+
+        return Example(pytree.tree_map(resize, self.input), pytree.tree_map(resize, self.target))
+
+
+def example_of(example_inputs: Any) -> Example:
+    """Check the shape of `example_inputs`, not yet their contents."""
+    if not isinstance(example_inputs, (tuple, list)) or len(example_inputs) != 2:
+        raise InputError(
+            "example_inputs must be a pair (input, target); several model inputs go into a tuple or dict."
+        )
+    example = Example(*example_inputs)
+    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(example.input)):
+        raise InputError("example_inputs has no tensor among the model's inputs.")
+    if example.batch == 0:
+        raise InputError("example_inputs has an empty batch: give at least one sample.")
+    return example

@@ -1,0 +1,67 @@
+"""The arguments that every deliverable shares, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from .errors import InputError
+from .losses import Loss
+from .passes.differentiate import PRODUCTS
+from .passes.graph import Input
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compile: see `bnrewrite.transform` for what each argument means.
+
+    Raises `InputError` for a value that does not exist or arguments that contradict each other.
+    """
+
+    loss: Loss = "cross_entropy"
+    bn: Literal["batch", "running"] | None = None
+    wrt: Sequence[str] | str | None = None
+    products: Sequence[str] = ("hvp",)
+    random: Literal["off", "error"] = "off"
+    dynamic_batch: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("bn", self.bn, ("batch", "running", None))
+        check_choice("random", self.random, ("off", "error"))
+        if isinstance(self.products, str):
+            object.__setattr__(self, "products", (self.products,))
+        for product in self.products:
+            check_choice("each of products", product, PRODUCTS)
+        if len(set(self.products)) != len(self.products) or not self.products:
+            raise InputError(f"products must name each product once, and at least one: {self.products!r}.")
+        if "ggn" in self.products and self.loss is None:
+            raise InputError(
+                "products='ggn' needs to know where the model ends and the loss begins: pass the loss."
+            )
+
+    def select(self, inputs: Sequence[Input], order: Sequence[str]) -> list[str]:
+        """Names of the inputs to differentiate by; `order` is that of `named_parameters()`."""
+        own = {e.name: e for e in inputs if e.kind == "parameter"}
+        order = [name for name in order if name in own]
+        if self.wrt == "input":
+            return [e.name for e in inputs if e.kind == "input"]
+        if self.wrt is None:
+            chosen = [name for name in order if own[name].requires_grad]
+            if not chosen:
+                raise InputError("the model has no parameter that requires grad: name some with wrt=.")
+            return chosen
+        patterns = [self.wrt] if isinstance(self.wrt, str) else list(self.wrt)
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in order):
+                raise InputError(
+                    f"wrt: no parameter matches '{pattern}'. The first ones are {', '.join(order[:4])}."
+                )
+        return [name for name in order if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raise `InputError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}.")
