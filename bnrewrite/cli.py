@@ -292,7 +292,7 @@ def inspect(
     with spinner("loading PyTorch") as say:
         from .inspection import inspect_file, inspect_model
 
-        if what.endswith(".onnx"):
+        if what.endswith(".onnx") or Path(what).is_file():
             found = inspect_file(what)
         else:
             from .model_source import load_model, make_example

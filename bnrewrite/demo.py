@@ -140,7 +140,7 @@ def _measure(file: Path, data: Path, when: str, seed: int) -> Sharpness:
         gradient = c.space.flatten(c.grad())
         norm = float(np.linalg.norm(gradient))
         v = gradient / norm
-        top = c.eigs(k=1, which="LA", seed=seed)
+        top = c.eigs(k=1, which="LA", tol=1e-4, seed=seed)
     return Sharpness(
         c.loss, norm, float(v @ c.hvp(v)), float(top.values[0]), float(top.residuals[0]), top.products
     )

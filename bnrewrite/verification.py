@@ -31,7 +31,7 @@ from .runtime.session import Array, Session
 from .runtime.vectors import listed
 from .self_check import self_check
 from .verify_example import ROUNDED_COPIES, nested, random_pair, random_vectors, rounded_copies
-from .verify_report import Parts, Report, Row, relative_error, worst_parts
+from .verify_report import Parts, Report, Row, relative_error, worst_parts, zero_floor
 
 FLOAT64_BAR = 1e-9
 FLOAT32_FACTOR = 3.0
@@ -108,7 +108,7 @@ def _loss(session: Session, given: Loss) -> Loss:
         return None
     if named not in NAMED:
         raise InputError(
-            f"'{session.name}' was made with the loss {named}, which has no name: pass it as loss=."
+            f"'{session.name}' was made with the loss {named}, which has no name: pass it as loss= (in Python)."
         )
     return named
 
@@ -195,18 +195,14 @@ def _floors(
     wrt: Sequence[str],
     directions: Sequence[Mapping[str, Array]],
 ) -> dict[str, float]:
-    """Sizes below which a derivative counts as zero: a millionth of what loss, weights and v make natural.
-
-    A bias before BatchNorm has zero gradient and a zero row of H; its computed values are rounding errors, which no
-    two programs share.
-    """
+    """Sizes below which the quantities of `truth` count as zero."""
     named = dict(model.named_parameters())
     weights = sum(float(named[name].detach().double().square().sum()) for name in wrt if name in named) ** 0.5
-    scale = 1e-6 * abs(float(truth["loss"]["loss"])) / max(weights, 1.0)
-    floors = {"loss": 0.0, "grad": scale}
+    loss = float(truth["loss"]["loss"])
+    floors = {"loss": 0.0, "grad": zero_floor(loss, weights)}
     for i, v in enumerate(directions):
         length = sum(float(np.square(part, dtype=np.float64).sum()) for part in v.values()) ** 0.5
-        floors |= {name: scale * length / max(weights, 1.0) for name in truth if name.endswith(f"[{i}]")}
+        floors |= {name: zero_floor(loss, weights, length) for name in truth if name.endswith(f"[{i}]")}
     return floors
 
 

@@ -114,6 +114,16 @@ def relative_error(found: Parts, truth: Parts, floor: float = 0.0) -> float:
     return error / size if size > 0 else error
 
 
+def zero_floor(loss: float, weights: float, length: float | None = None) -> float:
+    """Norm below which a gradient, or with the `length` of v a product, counts as zero; `weights` is the norm of w.
+
+    A millionth of what loss and weights make natural. A bias before BatchNorm has zero gradient and a zero row of H;
+    its computed values are rounding errors, which no two programs share.
+    """
+    gradient = 1e-6 * abs(loss) / max(weights, 1.0)
+    return gradient if length is None else gradient * length / max(weights, 1.0)
+
+
 def worst_parts(found: Parts, truth: Parts) -> tuple[Offender, ...]:
     """The parts that contribute most to the error, first those that contribute most."""
     squares = {name: _square(found[name] - truth[name]) for name in truth}

@@ -265,6 +265,7 @@ def test_the_factory_is_seeded_and_the_generator_left_alone(
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         call("export", f"{folder / 'factories.py'}:tiny", "--input", 4, "-o", tmp_path / name, "--seed", seed)
     assert torch.equal(torch.random.get_rng_state(), state)
+    assert call("inspect", tmp_path / "a").status == 0  # a file by any name
     weights = {
         name: {t.name: t.raw_data for t in onnx.load(tmp_path / name).graph.initializer}["0.weight"]
         for name in "abc"
@@ -424,10 +425,13 @@ def test_safetensors_may_be_absent(
     assert_refused(done, "needs the package safetensors, which is not installed")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_no_permission(call: Callable[..., Done], tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    assert_refused(call("export", MLP, "-o", tmp_path / "y"), "permission denied")
+def test_no_permission(call: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any work; asked of the system, since root may write everywhere."""
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert_refused(call("export", MLP, "-o", tmp_path / "y"), "y' cannot be written: permission denied")
+    (tmp_path / "f.onnx").write_text("")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    assert_refused(call("verify", tmp_path / "f.onnx"), "f.onnx' cannot be read: permission denied")
 
 
 def test_interruption_and_the_unforeseen(

@@ -38,7 +38,7 @@ def test_short_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
     out = captured.out
     assert re.search(
-        r"Trained ResNet-8 on 1438 digits for 3 epochs in [\d.]+ s: it reads \d\d\.\d% of 40 held-out", out
+        r"Trained ResNet-8 on 1438 digits for 3 epochs in [\d.]+ s: it reads \d+\.\d% of 40 held-out", out
     )
     assert "passed: all 5 errors are within their bars" in out
     assert [line.split(":")[0] for line in captured.err.splitlines()] == ["bnrewrite", "bnrewrite"]
@@ -99,7 +99,7 @@ def test_command_and_refusals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="the directory '.*file' cannot be made"):
+    with pytest.raises(FileError, match=r"the directory '.*file' cannot be made"):
         demo.run(tmp_path / "file")
     calls = []
     monkeypatch.setattr(demo, "run", lambda *a, **k: calls.append((a, k)) or len(calls) == 1)

@@ -23,7 +23,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "losses":         ("errors",                                               "torch"),
     "capture":        ("rules passes errors",                                  "torch torch.export"),
     "options":        ("losses passes errors",                                 ""),
-    "emit":           ("passes errors version",                                "torch numpy onnx google"),
+    "emit":           ("passes errors version",                                "torch numpy onnx"),
     "runtime":        ("errors",                                               "numpy scipy onnxruntime"),
     "models":         ("errors",                                               "torch numpy sklearn"),
     "compiler":       ("capture options rules losses emit passes errors version", "torch"),

@@ -37,8 +37,6 @@ counts = collections.Counter(os.path.realpath(file) for file in files if "bnrewr
 assert counts and max(counts.values()) == 1, counts
 """
 
-one_worker = pytest.mark.xdist_group("install")
-
 
 def run(*command: str | Path, cwd: Path, ok: bool = True) -> str:
     """Output of a command that must succeed (or, `ok=False`, fail), away from the caller's own Python settings."""
@@ -140,7 +138,6 @@ def editable(checkout: Path) -> Environment:
     return environment
 
 
-@one_worker
 def test_plain_install(plain: Environment, checkout: Path) -> None:
     installed = plain.packages / "bnrewrite"
     files = [
@@ -157,7 +154,6 @@ def test_plain_install(plain: Environment, checkout: Path) -> None:
     }
 
 
-@one_worker
 def test_editable_install(editable: Environment, checkout: Path) -> None:
     found = [Path(name).resolve() for name in editable.execute(WHERE).split()]
     folders = ("bnrewrite", "passes", "models")
@@ -165,7 +161,6 @@ def test_editable_install(editable: Environment, checkout: Path) -> None:
     assert not {"passes", "models"} & {path.name for path in editable.packages.iterdir()}
 
 
-@one_worker
 @pytest.mark.parametrize("kind", ["plain", "editable"])
 def test_every_class_is_loaded_once(kind: str, request: pytest.FixtureRequest, checkout: Path) -> None:
     environment: Environment = request.getfixturevalue(kind)
@@ -174,7 +169,6 @@ def test_every_class_is_loaded_once(kind: str, request: pytest.FixtureRequest, c
         environment.execute(code, cwd)
 
 
-@one_worker
 @pytest.mark.parametrize("kind", ["plain", "editable"])
 @pytest.mark.parametrize("package", ["passes", "models"])
 def test_no_package_beside_bnrewrite(
@@ -190,7 +184,6 @@ def test_no_package_beside_bnrewrite(
     assert f"imported as '{package}'" in last
 
 
-@one_worker
 @pytest.mark.parametrize("kind", ["plain", "editable"])
 def test_command_is_installed(kind: str, request: pytest.FixtureRequest) -> None:
     environment: Environment = request.getfixturevalue(kind)
@@ -198,7 +191,6 @@ def test_command_is_installed(kind: str, request: pytest.FixtureRequest) -> None
     assert all(command in said for command in ("export", "verify", "inspect", "demo"))
 
 
-@one_worker
 def test_runtime_needs_no_torch(plain: Environment) -> None:
     """bnrewrite.runtime runs where only numpy, onnxruntime and scipy are."""
     plain.execute("import sys; sys.modules['torch'] = sys.modules['onnx'] = None; import bnrewrite.runtime")
@@ -218,7 +210,6 @@ def version() -> str:
     return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]  # type: ignore[index]
 
 
-@one_worker
 @pytest.mark.parametrize("origin", ["checkout", "sdist"])
 def test_wheel_holds_every_module_and_nothing_else(origin: str, checkout: Path, tmp_path: Path) -> None:
     folder = tmp_path / "source"

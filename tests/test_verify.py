@@ -21,6 +21,7 @@ import bnrewrite
 from bnrewrite.emit.onnx_reference import OPERATORS, Evaluator
 from bnrewrite.errors import BnrewriteError, FileError, InputError
 from bnrewrite.oracle import Oracle
+from bnrewrite.self_check import _most_settled
 from bnrewrite.verify_report import Report, Row, relative_error
 
 
@@ -208,8 +209,9 @@ def test_loss_module_parameters_as_inputs_and_derivatives_by_the_input(tmp_path:
 def test_a_zero_gradient_passes(tmp_path: Path) -> None:
     """A bias before BatchNorm has zero gradient and curvature: both sides are rounding errors."""
     bnrewrite.export_onnx(tiny(), tmp_path / "bias.onnx", example(), wrt=["0.bias"])
-    report = bnrewrite.verify(tmp_path / "bias.onnx", tiny(), example())
-    assert report.passed, str(report)
+    for model in (tiny(), None):
+        report = bnrewrite.verify(tmp_path / "bias.onnx", model, example())
+        assert report.passed, str(report)
 
 
 # Planted errors ----------------------------------------------------------------------------------------------
@@ -486,6 +488,17 @@ def test_a_site_that_the_model_lacks(folder: Path) -> None:
     del stripped[1]
     with pytest.raises(InputError, match="the model does not fit the file: it has no parameter"):
         bnrewrite.verify(folder / "tiny.onnx", stripped)
+
+
+def test_differences_that_never_settle_are_no_reference() -> None:
+    noise = [{"x": np.array(value)} for value in (1.0, 2.0, 3.0)]
+    with pytest.raises(
+        InputError, match=r"differences still change by 3e-01\): verify the file with its model"
+    ):
+        _most_settled(noise, 0.0).bar()
+    settled = _most_settled([{"x": np.array(value)} for value in (1.0, 2.0, 2.0 + 1e-5, 2.1)], 0.0)
+    assert settled.value == {"x": np.array(2.0)}
+    assert settled.bar() == pytest.approx(5e-5, rel=1e-3)
 
 
 def test_data_that_cannot_be_guessed(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from .example import Example, example_of
 from .flattening import flatten, loss_outputs
 from .normalise import make_functional, normalise
 from .provenance import is_library
-from .randomness import owners, random_nodes
+from .randomness import dropout_paths, owners, random_nodes, training_dropouts
 
 
 class LossOf(nn.Module):
@@ -64,10 +64,13 @@ def capture(
     Raises `CaptureError` where the model cannot be captured, `InputError` for wrong arguments.
     """
     example = example_of(example_inputs)
-    switched_off: list[str] = []
     with borrow(model) as borrowed:
         wrapper = LossOf(model, loss)
+        dropouts = training_dropouts(model) if random == "off" else {}
+        for module in dropouts.values():
+            borrowed.evaluate(module)
         program, is_dynamic = _export(wrapper, example, dynamic_batch)
+        switched_off = [name for name in dropouts if name in dropout_paths(program.graph)]
         while drawing := random_nodes(program.graph):
             names = owners(model, drawing, random)
             for name, warn in names.items():

@@ -53,7 +53,9 @@ def _inputs(program: ExportedProgram, model: nn.Module, graph: fx.Graph) -> list
             # A parameter of the loss module is none of the model's: a constant here.
             known = id(own) in names
             entry = (
-                Input(names[id(own)], "parameter", own) if known else Input(str(spec.target), "buffer", own.detach())
+                Input(names[id(own)], "parameter", own)
+                if known
+                else Input(str(spec.target), "buffer", own.detach())
             )
         else:
             name = str(spec.target).removeprefix(f"{MODEL}.")

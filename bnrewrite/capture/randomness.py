@@ -12,6 +12,21 @@ from ..errors import CaptureError
 from .provenance import in_loss, module_path, source_line
 
 
+def training_dropouts(model: nn.Module) -> dict[str, nn.Module]:
+    """The dropout modules of PyTorch that would draw: most models have no other random modules, and need not be
+    captured twice."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0
+    }
+
+
+def dropout_paths(graph: fx.Graph) -> set[str | None]:
+    """Paths of the modules whose dropout is part of the graph."""
+    return {module_path(n) for n in graph.nodes if n.op == "call_function" and "dropout" in str(n.target)}
+
+
 def random_nodes(graph: fx.Graph) -> list[fx.Node]:
     """The calls that draw random numbers."""
     return [node for node in graph.nodes if node.op == "call_function" and _draws(node)]

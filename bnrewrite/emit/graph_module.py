@@ -122,6 +122,13 @@ def _restore(
     return module
 
 
+_ANY_STRIDES = {
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
+}
+"""Views were traced at the strides of the example; a call may come in another memory format."""
+
+
 def build(joint: JointGraph, check: CheckCall) -> fx.GraphModule:
     """The GraphModule of `joint`, which is left as it is."""
     graph = fx.Graph()
@@ -141,7 +148,7 @@ def build(joint: JointGraph, check: CheckCall) -> fx.GraphModule:
         if node.op == "call_function":
             copied[node] = graph.create_node(
                 "call_function",
-                node.target,
+                _ANY_STRIDES.get(node.target, node.target),
                 fx.map_arg(node.args, copied.__getitem__),
                 fx.map_arg(node.kwargs, copied.__getitem__),
                 name=namer.name(node),
