@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,12 @@ def truth(
     v: Mapping[str, Tensor],
     loss: Loss = "cross_entropy",
     product: str = "hvp",
+    random_off: Sequence[str] = (),
 ) -> tuple[Tensor, Parts, Parts]:
-    """Loss, gradient and product in float64; the model's own modes, dropout off."""
-    found = Oracle(model, loss, {}, list(v), torch.float64).evaluate(x, y, [v], [product])
+    """Loss, gradient and product in float64; the model's own modes, dropout and `random_off` off."""
+    found = Oracle(model, loss, {"random_off": random_off}, list(v), torch.float64).evaluate(
+        x, y, [v], [product]
+    )
     return found.loss, found.grad, found.products[product][0]
 
 
