@@ -25,7 +25,7 @@ from rich.table import Table
 
 import bnrewrite
 from bnrewrite.models import MODELS
-from bnrewrite.oracle import Oracle
+from bnrewrite.verification.oracle import Oracle
 
 GRAPH_BAR, ONNX_BAR = 1e-10, 1e-9
 

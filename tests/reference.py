@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bnrewrite.losses import Loss
-from bnrewrite.oracle import Oracle
+from bnrewrite.verification.oracle import Oracle
 
 Parts = dict[str, Tensor]
 

@@ -27,8 +27,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "runtime":        ("errors",                                               "numpy scipy onnxruntime"),
     "models":         ("errors",                                               "torch numpy sklearn"),
     "compiler":       ("capture options rules losses emit passes errors version", "torch"),
-    "verification verify_* self_check oracle":
-                      ("emit runtime losses errors",                           "torch numpy onnx"),
+    "verification":   ("emit runtime losses errors",                           "torch numpy onnx"),
     "inspection":     ("compiler capture rules losses passes emit runtime errors", "torch"),
     "files":          ("errors",                                               ""),
     "console tables": ("files errors",                                         "rich click"),

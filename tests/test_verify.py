@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import bnrewrite
 from bnrewrite.emit.onnx_reference import OPERATORS, Evaluator
 from bnrewrite.errors import BnrewriteError, FileError, InputError
-from bnrewrite.oracle import Oracle
-from bnrewrite.self_check import _most_settled
-from bnrewrite.verify_report import Report, Row, relative_error
+from bnrewrite.verification.oracle import Oracle
+from bnrewrite.verification.report import Report, Row, relative_error
+from bnrewrite.verification.self_check import _most_settled
 
 
 def tiny(dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -21,17 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .emit.onnx_reading import load, tensors
-from .errors import InputError
-from .losses import NAMED, Loss
+from ..emit.onnx_reading import load, tensors
+from ..errors import InputError
+from ..losses import NAMED, Loss
+from ..runtime.curvature import fitted_parameters
+from ..runtime.data import checked_feeds
+from ..runtime.session import Array, Session
+from ..runtime.vectors import listed
+from .example import ROUNDED_COPIES, nested, random_pair, random_vectors, rounded_copies
 from .oracle import Evaluation, Oracle
-from .runtime.curvature import fitted_parameters
-from .runtime.data import checked_feeds
-from .runtime.session import Array, Session
-from .runtime.vectors import listed
+from .report import Parts, Report, Row, relative_error, worst_parts, zero_floor
 from .self_check import self_check
-from .verify_example import ROUNDED_COPIES, nested, random_pair, random_vectors, rounded_copies
-from .verify_report import Parts, Report, Row, relative_error, worst_parts, zero_floor
 
 FLOAT64_BAR = 1e-9
 FLOAT32_FACTOR = 3.0

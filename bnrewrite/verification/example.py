@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import InputError
-from .runtime.session import Array, Session
+from ..errors import InputError
+from ..runtime.session import Array, Session
 
 ROUNDED_COPIES = 3
 

@@ -27,11 +27,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from .emit.onnx_reading import load, serialised, tensors, with_parameters_as_inputs
-from .emit.onnx_reference import Evaluator, as_float64, only
-from .errors import InputError
-from .runtime.session import Array, Session
-from .verify_report import Row, relative_error, worst_parts, zero_floor
+from ..emit.onnx_reading import load, serialised, tensors, with_parameters_as_inputs
+from ..emit.onnx_reference import Evaluator, as_float64, only
+from ..errors import InputError
+from ..runtime.session import Array, Session
+from .report import Row, relative_error, worst_parts, zero_floor
 
 Parts = dict[str, NDArray[Any]]
 Found = Mapping[str, Parts]

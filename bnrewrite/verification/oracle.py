@@ -20,8 +20,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils import _pytree as pytree
 
-from .errors import InputError
-from .losses import Loss, resolve
+from ..errors import InputError
+from ..losses import Loss, resolve
 
 Parts = dict[str, Tensor]
 
