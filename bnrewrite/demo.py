@@ -5,6 +5,8 @@ train resnet8_digits  ->  curvature.onnx  ->  verify against PyTorch  ->  run in
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,9 +163,11 @@ def _show(before: Sharpness, after: Sharpness, count: int) -> None:
 
 def _show_next(directory: Path) -> None:
     file = directory / "curvature.onnx"
+    called = "python -m bnrewrite" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    program = "bnrewrite" if shutil.which("bnrewrite") else called
     print("Next:")
-    print(f"  bnrewrite inspect {file}")
+    print(f"  {program} inspect {file}")
     print(
-        f"  bnrewrite verify {file} --model {MODEL} --weights {directory / 'weights.pt'} "
+        f"  {program} verify {file} --model {MODEL} --weights {directory / 'weights.pt'} "
         f"--data {directory / 'digits.npz'}"
     )

@@ -62,10 +62,12 @@ def test_short_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert abs(c.eigs(which="LA", seed=7).values[0] - after(out, "largest eigenvalue of H")) < 1e-3
 
     # The commands that it prints.
-    commands = [line.strip() for line in out.splitlines() if line.startswith("  bnrewrite ")]
+    commands = [line.strip() for line in out.split("Next:\n")[1].splitlines()]
     assert len(commands) == 2
     for command in commands:
-        assert cli.main(shlex.split(command)[1:]) == 0, command
+        words = shlex.split(command)
+        start = next(i for i, word in enumerate(words) if word in ("inspect", "verify"))
+        assert cli.main(words[start:]) == 0, command
 
 
 def after(out: str, row: str) -> float:
