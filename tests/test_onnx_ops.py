@@ -51,12 +51,12 @@ def traced(case: Case, dtype: str) -> JointGraph:
     return trace(case.function, case.tensors(TRACED_WITH, DTYPES[dtype]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 def name_of(target: object) -> str:
     """The same in every process: parallel workers compare the names of their tests."""
     return str(target) if isinstance(target, torch._ops.OpOverload) else target.__name__  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_lowering(case: Case, dtype: str) -> None:
     joint = traced(case, dtype)
