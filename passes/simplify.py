@@ -71,8 +71,7 @@ class DropIdentities(Pass):
                 node.target in self.where_same
                 and _same_shape(node.args[0].meta.get("val"), node.meta.get("val"))
             ):
-                node.replace_all_uses_with(node.args[0])
-                graph.erase_node(node)
+                _replace(graph, node, node.args[0])
 
 
 class MergeCommonSubexpressions(Pass):
@@ -90,12 +89,15 @@ class MergeCommonSubexpressions(Pass):
             if key not in seen:
                 seen[key] = node
                 continue
-            kept = seen[key]
-            for entry in ("quantity", "role"):
-                if entry in node.meta and "quantity" not in kept.meta:
-                    kept.meta[entry] = node.meta[entry]
-            node.replace_all_uses_with(kept)
-            graph.erase_node(node)
+            _replace(graph, node, seen[key])
+
+
+def _replace(graph: fx.Graph, node: fx.Node, kept: fx.Node) -> None:
+    """`kept` stands for `node` from now on, and takes over its quantity's name if it has none."""
+    if "quantity" in node.meta and "quantity" not in kept.meta and kept.op == "call_function":
+        kept.meta |= {entry: node.meta[entry] for entry in ("quantity", "role") if entry in node.meta}
+    node.replace_all_uses_with(kept)
+    graph.erase_node(node)
 
 
 def _random(node: fx.Node) -> bool:

@@ -84,9 +84,7 @@ class Splicer:
             kept[:] = results, out_spec
             return [result for result in results if is_traced(result)]
 
-        # Copies of one piece share their fake values; detached, each argument is a tensor of its own.
-        vals = [node.meta["val"] for node in nodes]
-        graph = trace(flat, [val.detach() if isinstance(val, Tensor) else val for val in vals])
+        graph = trace(flat, _told_apart([node.meta["val"] for node in nodes]))
         if any(node.op == "get_attr" for node in graph.nodes):
             raise TypeError(
                 f"{function} keeps a tensor where it cannot be found: keep it in a passes.rule.State."
@@ -106,6 +104,16 @@ class Splicer:
                 copied[node].meta = {"val": node.meta.get("val"), **origin}
         results = [copied[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in piece.results]
         return pytree.tree_unflatten(results, piece.spec)
+
+
+def _told_apart(vals: list[Any]) -> list[Any]:
+    """Copies of one piece share their fake values: here each argument is a tensor of its own."""
+    seen: set[int] = set()
+    apart = []
+    for val in vals:
+        apart.append(val.detach() if isinstance(val, Tensor) and id(val) in seen else val)
+        seen.add(id(val))
+    return apart
 
 
 def is_traced(leaf: Any) -> bool:
