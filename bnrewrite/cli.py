@@ -153,20 +153,27 @@ def commands(context: click.Context) -> None:
 @commands.command()
 @click.argument("model")
 @click.option("--onnx", is_flag=True, help="Write an ONNX file (the default).")
+@click.option("--torchscript", is_flag=True, help="Write a TorchScript file, for libtorch.")
+@click.option("--pt2", is_flag=True, help="Write a torch.export archive.")
 @click.option("-o", "--output", required=True, metavar="FILE", help="File to write.")
 @model_options
 @click.option(
     "--wrt", multiple=True, metavar="GLOB", help="Parameters to differentiate by (repeat); 'input' for data."
 )
 @click.option("--product", "products", type=Products(), default="hvp", show_default=True)
-@click.option("--opset", type=int, default=18, show_default=True)
+@click.option("--vectors", type=click.IntRange(min=1), metavar="K", help="Directions of one call.")
+@click.option("--opset", type=int, help="Of an ONNX file.  [default: 18]")
 @click.option(
-    "--params", type=click.Choice(["initializers", "inputs"]), default="initializers", show_default=True
+    "--params",
+    type=click.Choice(["initializers", "inputs"]),
+    help="Parameters of an ONNX file.  [default: initializers]",
 )
 @json_option
 def export(
     model: str,
     onnx: bool,
+    torchscript: bool,
+    pt2: bool,
     output: str,
     shapes: tuple[tuple[int, ...], ...],
     batch: int | None,
@@ -179,19 +186,29 @@ def export(
     seed: int,
     wrt: tuple[str, ...],
     products: tuple[str, ...],
-    opset: int,
-    params: str,
+    vectors: int | None,
+    opset: int | None,
+    params: str | None,
     json_to: str | None,
 ) -> int:
     """Write loss, gradient and curvature products of MODEL as one file.
 
     MODEL is package.module:factory or path/to/file.py:factory.
     """
+    kinds = [kind for kind, chosen in (("onnx", onnx), ("torchscript", torchscript), ("pt2", pt2)) if chosen]
+    if len(kinds) > 1:
+        raise click.UsageError(
+            f"choose one of --onnx, --torchscript and --pt2, not --{' and --'.join(kinds)}."
+        )
+    kind = kinds[0] if kinds else "onnx"
+    only_onnx = {key: value for key, value in (("opset", opset), ("params", params)) if value is not None}
+    if kind != "onnx" and only_onnx:
+        raise click.UsageError(f"--{next(iter(only_onnx))} is for ONNX files: leave it out with --{kind}.")
     _check_outputs(output, json_to)
     start = time.perf_counter()
     with spinner("loading PyTorch and the model") as say:
-        from .compiler import export_onnx
-        from .inspection import inspect_file
+        from . import compiler
+        from .inspection import inspect_file, inspect_torch_file
         from .model_source import load_model, make_example
 
         source = load_model(model, weights=weights, classes=classes, dtype=dtype, seed=seed)
@@ -200,20 +217,20 @@ def export(
         )
         say(f"compiling {model}")
         with quiet():
-            export_onnx(
+            getattr(compiler, f"export_{kind}")(
                 source.model,
                 output,
                 example,
-                opset=opset,
-                params=params,  # type: ignore[arg-type]
+                **only_onnx,
                 loss=_loss(loss),
                 bn=bn,
                 wrt=("input" if wrt == ("input",) else list(wrt)) or None,
                 products=products,
+                vectors=vectors,
                 random=random,
             )
         say("reading it back")
-        found = inspect_file(output)
+        found = inspect_file(output) if kind == "onnx" else inspect_torch_file(output)
     found["seconds"] = round(time.perf_counter() - start, 2)
 
     from .tables import show_export

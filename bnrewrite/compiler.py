@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from .emit.graph_module import CheckCall, build
 from .errors import InputError, UnsupportedOp
 from .losses import Loss
 from .options import Options, check_choice
+from .passes.block import block
 from .passes.differentiate import differentiate
 from .passes.graph import CapturedGraph, JointGraph, place
 from .passes.rule import Rule
@@ -36,6 +38,7 @@ def transform(
     bn: Literal["batch", "running"] | None = None,
     wrt: Sequence[str] | str | None = None,
     products: Sequence[str] = ("hvp",),
+    vectors: int | None = None,
     random: Literal["off", "error"] = "off",
     dynamic_batch: bool = True,
 ) -> fx.GraphModule:
@@ -51,6 +54,8 @@ def transform(
     bn : statistics of every BatchNorm: `"batch"`, `"running"`, or `None` for what each module's own mode says.
     wrt : parameters to differentiate by: names or glob patterns; `None` for all that require grad.
     products : any of `"hvp"` (H v) and `"ggn"` (Gauss-Newton product G v), in the order of the results.
+    vectors : `None` for one direction; K for K of them: every `v[name]` and every product has a leading axis K, while
+        loss and gradient are computed once.
     random : `"off"`: modules that draw random numbers act as in evaluation mode, with a warning; `"error"`: refuse.
     dynamic_batch : whether the graph serves any batch size.
 
@@ -63,7 +68,9 @@ def transform(
     ------
     CaptureError, InputError, UnsupportedOp : each with a sentence that says what is wrong, where, and what to do.
     """
-    joint = compile_joint(model, example_inputs, Options(loss, bn, wrt, products, random, dynamic_batch))
+    joint = compile_joint(
+        model, example_inputs, Options(loss, bn, wrt, products, vectors, random, dynamic_batch)
+    )
     return build(joint, door_check(joint))
 
 
@@ -85,12 +92,17 @@ def compile_joint(model: nn.Module, example_inputs: tuple[Any, Any], options: Op
     names = options.select(captured.inputs, [name for name, _ in model.named_parameters()])
     joint = differentiate(captured, rule_of, names, options.products)
     SIMPLIFY.run(joint.graph, "joint-")
+    parameters = {name: _shape_of(joint, f"v.{name}") for name in names}
+    if options.vectors is not None:
+        joint = block(joint, options.vectors)
+        SIMPLIFY.run(joint.graph, "block-")
     joint.meta |= {
         "version": __version__,
         "loss": losses.describe(options.loss),
         "bn": options.bn,
         "products": list(options.products),
-        "parameters": {name: _shape_of(joint, f"v.{name}") for name in names},
+        "vectors": options.vectors,
+        "parameters": parameters,
         "classes": _classes(captured),
     }
     door_check(joint).check_target(example_of(example_inputs).target)
@@ -130,7 +142,8 @@ def _classes(captured: CapturedGraph) -> tuple[int, int | None] | None:
 
 
 def door_check(joint: JointGraph) -> CheckCall:
-    shapes = {name: list(shape) for name, shape in joint.meta["parameters"].items()}  # type: ignore[attr-defined]
+    lead = [] if joint.meta["vectors"] is None else [joint.meta["vectors"]]
+    shapes = {name: [*lead, *shape] for name, shape in joint.meta["parameters"].items()}  # type: ignore[attr-defined]
     sites: list[dict[str, Any]] = joint.meta["sites"]  # type: ignore[assignment]
     single = {s["module"]: 2 for s in sites if s["statistics"] == "batch" and s["per_sample"] == 1}
     return CheckCall(shapes, single, joint.meta["classes"])  # type: ignore[arg-type]
@@ -159,3 +172,53 @@ def export_onnx(
     joint = compile_joint(model, example_inputs, Options(**options))
     model_proto = lower(joint, opset=opset, params=params, metadata={"bnrewrite": json.dumps(joint.meta)})
     save(model_proto, path)
+
+
+def export_torchscript(
+    model: nn.Module, path: str | os.PathLike[str], example_inputs: tuple[Any, Any], **options: Any
+) -> None:
+    """Write loss, gradient and products of `model` as a TorchScript file, for libtorch and `torch.jit.load`.
+
+    `options` are those of `transform`. `forward(input, target, v: Dict[str, Tensor])` returns
+    `(loss, grad, *products)`, dicts of tensors by parameter name but for the loss; `input` is a tensor, or typed as the
+    example nests it. Parameters keep their names in the state dict. The extra file `bnrewrite` holds the metadata as
+    JSON. Raises `UnsupportedOp` and `InputError` for what TorchScript cannot express.
+    The file appears whole or not at all.
+    """
+    from .emit.torchscript import save, script
+
+    joint = compile_joint(model, example_inputs, Options(**options))
+    check = door_check(joint)
+    scripted = script(build(joint, check), joint, check, (example_inputs[0], example_inputs[1]))
+    save(scripted, path, {"bnrewrite": json.dumps(_description(joint))})
+
+
+def export_pt2(
+    model: nn.Module, path: str | os.PathLike[str], example_inputs: tuple[Any, Any], **options: Any
+) -> None:
+    """Write loss, gradient and products of `model` as a `torch.export` archive.
+
+    `options` are those of `transform`. `torch.export.load(path).module()(input, target, v)` returns
+    `(loss, grad, *products)`, dicts of tensors by parameter name but for the loss; the batch axis is dynamic (at least
+    2). Parameters keep their names in the state dict. The extra file `bnrewrite` holds the metadata as JSON.
+    The file appears whole or not at all.
+    """
+    from .emit.pt2 import program, save
+
+    joint = compile_joint(model, example_inputs, Options(**options))
+    example = example_of(example_inputs)
+    if joint.meta["dynamic_batch"]:
+        example = example.distinct(entry.tensor for entry in joint.inputs if entry.tensor is not None)
+    exported = program(build(joint, door_check(joint)), joint, (example.input, example.target))
+    save(exported, path, {"bnrewrite": json.dumps(_description(joint))})
+
+
+def _description(joint: JointGraph) -> dict[str, Any]:
+    """What a file that only PyTorch can read says of itself: the metadata, type and operations of the graph."""
+    calls = [node for node in joint.graph.nodes if node.op == "call_function"]
+    placeholders = (node for node in joint.graph.nodes if node.op == "placeholder")
+    vals = [n.meta["val"] for n, e in zip(placeholders, joint.inputs, strict=True) if e.kind == "vector"]
+    return joint.meta | {
+        "dtype": str(vals[0].dtype).removeprefix("torch."),
+        "nodes": dict(Counter(getattr(n.target, "__name__", str(n.target)) for n in calls).most_common()),
+    }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import zipfile
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +17,7 @@ from . import losses
 from .capture import capture
 from .compiler import rule_of
 from .emit.onnx_reading import summarise
-from .errors import UnsupportedOp
+from .errors import FileError, UnsupportedOp
 from .losses import Loss
 from .passes.graph import CapturedGraph
 from .rules.table import RULES
@@ -84,3 +87,18 @@ def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         "random_off": meta.get("random_off", []),
         "dynamic_batch": meta.get("dynamic_batch"),
     } | {key: value for key, value in asdict(summary).items() if key != "sites"}
+
+
+def inspect_torch_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What an exported TorchScript or torch.export file says of itself; FileError where it is not ours.
+
+    Nothing in the file is executed or unpickled.
+    """
+    file = Path(path)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entry = next(name for name in archive.namelist() if name.endswith("extra/bnrewrite"))
+            meta = json.loads(archive.read(entry))
+    except (OSError, zipfile.BadZipFile, StopIteration, ValueError) as error:
+        raise FileError(f"'{file}' is no TorchScript or .pt2 file that bnrewrite wrote.") from error
+    return {"kind": "torch", "file": str(file), "bytes": file.stat().st_size} | meta

@@ -24,6 +24,7 @@ class Options:
     bn: Literal["batch", "running"] | None = None
     wrt: Sequence[str] | str | None = None
     products: Sequence[str] = ("hvp",)
+    vectors: int | None = None
     random: Literal["off", "error"] = "off"
     dynamic_batch: bool = True
 
@@ -36,6 +37,10 @@ class Options:
             check_choice("each of products", product, PRODUCTS)
         if len(set(self.products)) != len(self.products) or not self.products:
             raise InputError(f"products must name each product once, and at least one: {self.products!r}.")
+        if self.vectors is not None and (type(self.vectors) is not int or self.vectors < 1):
+            raise InputError(
+                f"vectors must be the number of directions of one call, at least 1, not {self.vectors!r}."
+            )
         if "ggn" in self.products and self.loss is None:
             raise InputError(
                 "products='ggn' needs to know where the model ends and the loss begins: pass the loss."

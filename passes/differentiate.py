@@ -130,7 +130,7 @@ class _Walk:
             self._name(node, "y_dot", self.dot[node])
 
     def _tangents(self, node: fx.Node) -> list[Any]:
-        return [_per_argument(entry, self.dot.get) for entry in full_arguments(node)]
+        return [per_argument(entry, self.dot.get) for entry in full_arguments(node)]
 
     # Back ------------------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class _Walk:
                 if entry is not None:
                     self._arrive(name, source, [entry if i == index else None for i in range(count)])
             return
-        needs = [_per_argument(entry, lambda n: n in self.active, False) for entry in full_arguments(node)]
+        needs = [per_argument(entry, lambda n: n in self.active, False) for entry in full_arguments(node)]
         y_bar = arrived.pop("bar")
         if not is_zero(y_bar):
             self._name(node, "y_bar", y_bar)
@@ -219,7 +219,7 @@ def full_arguments(node: fx.Node) -> list[Any]:
     return full
 
 
-def _per_argument(entry: Any, lookup: Callable[[fx.Node], Any], otherwise: Any = None) -> Any:
+def per_argument(entry: Any, lookup: Callable[[fx.Node], Any], otherwise: Any = None) -> Any:
     """`lookup` of a node, of each node of a list, and `otherwise` for anything else."""
     if isinstance(entry, fx.Node):
         return lookup(entry)

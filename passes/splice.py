@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from .tracing import trace
+from .tracing import record
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Splicer:
             kept[:] = results, out_spec
             return [result for result in results if is_traced(result)]
 
-        graph = trace(flat, _told_apart([node.meta["val"] for node in nodes]))
+        graph = record(flat, _told_apart([node.meta["val"] for node in nodes]))
         if any(node.op == "get_attr" for node in graph.nodes):
             raise TypeError(
                 f"{function} keeps a tensor where it cannot be found: keep it in a passes.rule.State."

@@ -1,16 +1,16 @@
 """Tracing a function of fake tensors into an FX graph, batch axis symbolic. The one file that knows torch's private
 dispatch switches; a test guards it.
 
-A compilation traces a thousand small functions. `trace` records what reaches the dispatcher and nothing else, which
-takes a third of the time of `make_fx`; sizes are written down when an operation asks for one. Where a size cannot be
-told from the sizes of the tensors at hand, `make_fx`, which follows the arithmetic of sizes itself, traces again.
+A compilation traces a thousand small functions. `record` writes down what reaches the dispatcher and nothing else, in
+a third of the time of `make_fx`; sizes are written down when an operation asks for one. Where a size cannot be told
+from the sizes of the tensors at hand, `make_fx` traces again.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,22 +23,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Symbol = (torch.SymInt, torch.SymFloat, torch.SymBool)
 
 
-def trace(function: Callable[..., Sequence[Any]], values: Sequence[Any]) -> fx.Graph:
+def record(function: Callable[..., Sequence[Any]], values: Sequence[Any]) -> fx.Graph:
     """The graph of `function(*values)`: placeholders for `values` (FakeTensors of an exported program, or symbolic
-    sizes), one output node with the list of results. Every node carries its fake value in `meta["val"]`.
+    sizes), one output node with the list of results. Every node carries its fake value in `meta["val"]`."""
+    recorder = _Recorder(values)
+    try:
+        with _dispatching(values), recorder:
+            results = function(*values)
+        recorder.graph.output([recorder.node_of(leaf) for leaf in results])
+        return recorder.graph
+    except _UnknownSize:
+        return trace(function, values)
 
-    The Python dispatcher makes composite operations ask for symbolic sizes instead of concrete ones.
-    """
+
+def trace(function: Callable[..., Any], values: Sequence[Any]) -> fx.Graph:
+    """The same by `make_fx`, which follows the arithmetic of sizes itself and keeps tensors that `function` makes as
+    attributes of the graph's module; the output node holds the results as they are nested."""
+    with _dispatching(values):
+        return make_fx(function)(*values).graph
+
+
+@contextmanager
+def _dispatching(values: Sequence[Any]) -> Iterator[None]:
+    """The Python dispatcher makes composite operations ask for symbolic sizes instead of concrete ones."""
     fake_mode = next((v.fake_mode for v in values if hasattr(v, "fake_mode")), None)
     with fake_mode or nullcontext(), enable_python_dispatcher(), torch.no_grad():
-        recorder = _Recorder(values)
-        try:
-            with recorder:
-                results = function(*values)
-            recorder.graph.output([recorder.node_of(leaf) for leaf in results])
-            return recorder.graph
-        except _UnknownSize:
-            return make_fx(function)(*values).graph
+        yield
 
 
 class _UnknownSize(Exception):

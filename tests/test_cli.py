@@ -303,6 +303,22 @@ def test_float64_weights_keep_their_digits(call: Callable[..., Done], folder: Pa
     assert np.array_equal(stored["0.weight"], state["0.weight"].numpy())
 
 
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_export_for_torch(call: Callable[..., Done], folder: Path, tmp_path: Path, kind: str) -> None:
+    """The file holds the weights that were given, and the command says what it wrote."""
+    file = tmp_path / "tiny.pt"
+    arguments = (f"{folder / 'factories.py'}:tiny", "--weights", folder / "tiny.pt", "--input", 4)
+    done = call("export", f"--{kind}", *arguments, "--product", "hvp,ggn", "--json", "-", "-o", file)
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert (found["products"], found["dtype"]) == (["hvp", "ggn"], "float32")
+    assert found["bytes"] == file.stat().st_size and sum(found["nodes"].values()) > 50
+    load = torch.jit.load if kind == "torchscript" else lambda file: torch.export.load(file).module()
+    weights = torch.load(folder / "tiny.pt", weights_only=True)
+    stored = load(file).state_dict()
+    assert stored and all(torch.equal(part, weights[name]) for name, part in stored.items())
+
+
 # Refusals ------------------------------------------------------------------------------------------------------
 
 
@@ -349,6 +365,8 @@ REFUSALS: dict[str, tuple[str, str]] = {
     # The compiler
     "wrt": ("export MLP --wrt conv* -o y", "no parameter matches 'conv\\*'"),
     "product": ("export MLP --product hvp,jvp -o y", "each of products must be one of 'hvp', 'ggn', not 'jvp'"),
+    "two kinds": ("export MLP --pt2 --torchscript -o y", "choose one of --onnx, --torchscript and --pt2, not"),
+    "other kind": ("export MLP --pt2 --opset 18 -o y", "--opset is for ONNX files: leave it out with --pt2"),
     "opset": ("export MLP --opset 9 -o y", "opset 9 is not supported"),
     "branch": ("export NET:Branch --input 4 -o y", "data-dependent control flow at .*factories.py:"),
     "operation": ("export NET:eigen --input 4 -o y --loss mse", "linalg_eig"),

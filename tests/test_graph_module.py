@@ -118,7 +118,7 @@ def test_channels_last_input_gives_the_same_numbers(setting) -> None:
         (lambda v: v | {"extra": torch.ones(1)}, "entries that this graph does not know: 'extra'"),
         (
             lambda v: v | {"fc.bias": torch.ones(3)},
-            r"v\['fc.bias'\] has shape \[3\], the parameter has \[10\]",
+            r"v\['fc.bias'\] has shape \[3\], but this graph takes \[10\]",
         ),
         (lambda v: v | {"fc.bias": [1.0] * 10}, r"v\['fc.bias'\] must be a tensor, not list"),
     ],

@@ -24,6 +24,9 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "capture":        ("rules passes errors",                                  "torch torch.export"),
     "options":        ("losses passes errors",                                 ""),
     "emit":           ("passes errors version",                                "torch numpy onnx"),
+    "emit.pt2":       ("files passes errors",                                  "torch torch.export"),
+    "emit.torchscript emit.torchscript_source":
+                      ("files passes errors",                                  "torch"),
     "runtime":        ("errors",                                               "numpy scipy onnxruntime"),
     "models":         ("errors",                                               "torch numpy sklearn"),
     "compiler":       ("capture options rules losses emit passes errors version", "torch"),

@@ -36,7 +36,7 @@ FUNCTIONS: dict[str, Callable[..., Sequence[Tensor]]] = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_graph_serves_other_sizes(name: str) -> None:
     function = FUNCTIONS[name]
-    graph = tracing.trace(function, [symbolic(torch.randn(BATCH, 6 if "size" in name else 3).double())])
+    graph = tracing.record(function, [symbolic(torch.randn(BATCH, 6 if "size" in name else 3).double())])
     assert not symbolic_mode().shape_env.replacements, "the size was fixed"  # type: ignore[union-attr]
     x = torch.randn(OTHER, 6 if "size" in name else 3).double()
     for found, expected in zip(_run(graph, x), function(x), strict=True):
@@ -50,7 +50,7 @@ def test_a_size_is_written_down_once_and_only_where_it_is_needed() -> None:
         assert unused
         return [x.reshape(x.shape[0] * 6), x.reshape(x.shape[0] * 6) + 1]
 
-    graph = tracing.trace(function, [symbolic(torch.randn(BATCH, 6))])
+    graph = tracing.record(function, [symbolic(torch.randn(BATCH, 6))])
     targets = [node.target for node in graph.nodes if node.op == "call_function"]
     assert targets.count(torch.ops.aten.sym_size.int) == targets.count(operator.mul) == 1
 
@@ -63,7 +63,7 @@ def test_a_size_that_no_tensor_tells_is_traced_by_make_fx(monkeypatch: pytest.Mo
     called: list[Any] = []
     plain = tracing.make_fx
     monkeypatch.setattr(tracing, "make_fx", lambda f: called.append(f) or plain(f))
-    graph = tracing.trace(lambda t: [t.new_ones([t.shape[0] // 3])], [x])
+    graph = tracing.record(lambda t: [t.new_ones([t.shape[0] // 3])], [x])
     assert called
     assert _run(graph, torch.randn(OTHER * 6))[0].shape == (OTHER * 2,)
 
@@ -72,4 +72,4 @@ def test_a_tensor_from_elsewhere_is_refused() -> None:
     with symbolic_mode():
         kept = torch.ones(3)
     with pytest.raises(RuntimeError, match=r"passes\.rule\.State"):
-        tracing.trace(lambda x: [x + kept], [symbolic(torch.randn(BATCH, 3))])
+        tracing.record(lambda x: [x + kept], [symbolic(torch.randn(BATCH, 3))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,14 @@ class Example:
 
     def has_batch_axis(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == self.batch
+
+    def distinct(self, parameters: Iterable[Tensor]) -> Example:
+        """The same rows at a batch size that equals no other size, so that no comparison mistakes one for the other."""
+        taken = {size for p in parameters for size in p.shape}
+        taken |= {size for leaf in self.leaves for size in leaf.shape[1:]}
+        return self.resized(
+            next(p for p in (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61) if p not in taken)
+        )
 
     def resized(self, batch: int) -> Example:
         """The same rows, repeated to another batch size."""

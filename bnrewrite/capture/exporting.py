@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from ..errors import CaptureError, InputError
 from ..passes.graph import CapturedGraph
 from .borrowing import borrow
+from .constants import fold_constants
 from .example import Example, example_of
 from .flattening import flatten, loss_outputs
 from .normalise import make_functional, normalise
@@ -97,6 +98,7 @@ def capture(
         },
     )
     normalise(captured, bn)
+    fold_constants(captured)
     return captured
 
 
@@ -104,7 +106,7 @@ def _export(wrapper: LossOf, example: Example, dynamic_batch: bool) -> tuple[Exp
     """The training program, and whether its batch axis is symbolic."""
     if dynamic_batch and example.batch is not None:
         try:
-            program = _export_once(wrapper, example.resized(_batch_to_trace_with(wrapper, example)), True)
+            program = _export_once(wrapper, example.distinct(wrapper.parameters()), True)
             if _is_dynamic(program):
                 return program, True
             reason = "the model's forward needs one fixed batch size"
@@ -118,13 +120,6 @@ def _export(wrapper: LossOf, example: Example, dynamic_batch: bool) -> tuple[Exp
         )
         return program, False
     return _export_once(wrapper, example, False), False
-
-
-def _batch_to_trace_with(wrapper: nn.Module, example: Example) -> int:
-    """A batch size that equals no other size, so that no comparison mistakes one for the other."""
-    taken = {size for p in wrapper.parameters() for size in p.shape}
-    taken |= {size for leaf in example.leaves for size in leaf.shape[1:]}
-    return next(p for p in (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61) if p not in taken)
 
 
 def _export_once(wrapper: LossOf, example: Example, dynamic: bool) -> ExportedProgram:

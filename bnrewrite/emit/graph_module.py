@@ -57,7 +57,7 @@ class CheckCall(nn.Module):
                 raise InputError(f"v['{name}'] must be a tensor, not {type(v[name]).__name__}.")
             given = list(v[name].shape)
             if len(given) != len(shape) or any(s not in ("N", g) for s, g in zip(shape, given, strict=True)):
-                raise InputError(f"v['{name}'] has shape {given}, the parameter has {shape}.")
+                raise InputError(f"v['{name}'] has shape {given}, but this graph takes {shape}.")
 
     def _check_batch(self, input: Any) -> None:
         leaves = [leaf for leaf in pytree.tree_leaves(input) if isinstance(leaf, Tensor)]

@@ -97,7 +97,9 @@ class Session:
             raise FileError(
                 f"'{self.name}': input '{node.name}' has type {node.type}, which NumPy cannot hold."
             )
-        return Argument(node.name, self._kind(node.name), np.dtype(_TYPES[node.type]), tuple(node.shape))
+        kind, shape = self._kind(node.name), tuple(node.shape)
+        one = kind == "vector" and self.vectors is not None
+        return Argument(node.name, kind, np.dtype(_TYPES[node.type]), shape[1:] if one else shape)
 
     def _kind(self, name: str) -> Kind:
         if name.startswith("v.") and name.removeprefix("v.") in self.meta["parameters"]:
@@ -117,18 +119,40 @@ class Session:
         return list(self.meta["products"])
 
     @property
+    def vectors(self) -> int | None:
+        """How many directions the file takes in one call; `None` where vectors have no such axis."""
+        return self.meta.get("vectors")
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """float32 or float64: the type of the vectors, and so of all the arithmetic."""
         return self.of_kind("vector")[0].dtype
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Evaluate the graph on checked arrays; all outputs, or those named."""
+        """Evaluate the graph on checked arrays, for one direction; all outputs, or those named."""
         names = list(self.outputs if outputs is None else outputs)
         try:
-            values = self._session.run(names, dict(feeds))
+            values = self._session.run(names, self._widened(feeds))
         except ORT_ERRORS as error:
             raise NumericalError(f"onnxruntime stopped in '{self.name}': {one_line(error)}") from error
-        return dict(zip(names, values, strict=True))
+        results = dict(zip(names, values, strict=True))
+        if self.vectors is None:
+            return results
+        return {
+            name: value[0] if name.split(".")[0] in self.products else value
+            for name, value in results.items()
+        }
+
+    def _widened(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """In a file for K directions the others are zero."""
+        if self.vectors is None:
+            return dict(feeds)
+        widened = dict(feeds)
+        for argument in self.of_kind("vector"):
+            v = feeds[argument.name]
+            widened[argument.name] = np.zeros([self.vectors, *v.shape], v.dtype)
+            widened[argument.name][0] = v
+        return widened
 
 
 def _start(

@@ -1,0 +1,258 @@
+"""`vectors=K`: every operation over a leading axis K, and whole graphs against K calls of the graph for one vector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+from reference import direction, relative_error, truth
+from torch import Tensor, nn
+
+import bnrewrite
+from bnrewrite.compiler import compile_joint
+from bnrewrite.emit.onnx import lower
+from bnrewrite.models import MODELS
+from bnrewrite.options import Options
+from bnrewrite.passes.widen import TABLE, one_by_one, widening
+
+aten = torch.ops.aten
+K, N = 3, 4
+
+
+class Wide:
+    """A tensor argument that has the axis K, of this sample shape."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+
+def t(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def conv(
+    x: Any, w: Any, b: Any, stride: int, pad: int, groups: int, transposed: bool = False
+) -> tuple[Any, ...]:
+    return (aten.convolution.default, x, w, b, [stride] * 2, [pad] * 2, [1, 1], transposed, [0, 0], groups)
+
+
+def back(y_bar: Any, x: Any, w: Any, groups: int, which: int, transposed: bool = False) -> tuple[Any, ...]:
+    mask = [which == 0, which == 1, False]
+    geometry = ([2, 2], [1, 1], [1, 1], transposed, [0, 0], groups)
+    return (aten.convolution_backward.default, y_bar, x, w, None, *geometry, mask)
+
+
+INDEX = torch.tensor([[0, 2], [1, 1]])
+CASES: dict[str, tuple[Any, ...]] = {
+    "same rank": (aten.mul.Tensor, Wide(N, 3), t(N, 3)),
+    "lower rank": (aten.add.Tensor, Wide(3), t(N, 3), 2),
+    "per channel": (aten.mul.Tensor, t(N, 3, 2, 2), Wide(3, 1, 1)),
+    "a number": (aten.mul.Tensor, Wide(), t(N, 3)),
+    "where": (aten.where.self, t(N, 3) > 0, Wide(N, 3), t()),
+    "mask": (aten.threshold_backward.default, Wide(N, 3), t(N, 3), 0),
+    "sum of some": (aten.sum.dim_IntList, Wide(N, 3, 2), [0, -1], True),
+    "sum of all": (aten.sum.dim_IntList, Wide(N, 3), None),
+    "sum of a number": (aten.sum.dim_IntList, Wide(), []),
+    "sum": (aten.sum.default, Wide(N, 3)),
+    "mean": (aten.mean.default, Wide(N, 3)),
+    "sum of nothing more": (aten.sum.default, Wide()),
+    "cumsum": (aten.cumsum.default, Wide(N, 3), 1),
+    "flip": (aten.flip.default, Wide(N, 3), [0, -1]),
+    "roll": (aten.roll.default, Wide(N, 3), [1, 2], [0, 1]),
+    "roll all": (aten.roll.default, Wide(N, 3), [1]),
+    "view": (aten.view.default, Wide(N, 6), [N, 2, -1]),
+    "expand": (aten.expand.default, Wide(3, 1), [N, 3, 2]),
+    "repeat": (aten.repeat.default, Wide(3), [2, 2]),
+    "permute": (aten.permute.default, Wide(N, 3, 2), [2, 0, -2]),
+    "transpose": (aten.transpose.int, Wide(N, 3, 2), 0, -1),
+    "t": (aten.t.default, Wide(N, 3)),
+    "t of a vector": (aten.t.default, Wide(3)),
+    "select": (aten.select.int, Wide(N, 3), 1, 2),
+    "slice": (aten.slice.Tensor, Wide(N, 3), 0, 1, 3),
+    "slice_scatter": (aten.slice_scatter.default, t(N, 3), Wide(2, 3), 0, 1, 3),
+    "select_scatter": (aten.select_scatter.default, Wide(N, 3), t(3), 0, 1),
+    "unsqueeze": (aten.unsqueeze.default, Wide(N, 3), 0),
+    "unsqueeze last": (aten.unsqueeze.default, Wide(N, 3), -1),
+    "squeeze": (aten.squeeze.dims, Wide(N, 1, 3, 1), [1, -1]),
+    "split": (aten.split_with_sizes.default, Wide(N, 3), [1, 2], 1),
+    "unbind": (aten.unbind.int, Wide(2, 3), 0),
+    "cat": (aten.cat.default, [Wide(N, 3), t(N, 2)], 1),
+    "stack": (aten.stack.default, [t(N, 3), Wide(N, 3)], 0),
+    "diagonal": (aten.diagonal.default, Wide(3, 3), 1, 0, 1),
+    "pad": (aten.constant_pad_nd.default, Wide(N, 3), [1, 2], 0),
+    "gather": (aten.gather.default, Wide(3, 3), 1, INDEX),
+    "scatter": (aten.scatter_add.default, t(3, 3), 1, INDEX, Wide(2, 2)),
+    "index_select": (aten.index_select.default, Wide(N, 3), 0, INDEX[0]),
+    "index first": (aten.index.Tensor, Wide(N, 3), [INDEX]),
+    "index in the middle": (aten.index.Tensor, Wide(2, 3, 4), [None, INDEX]),
+    "index apart": (aten.index.Tensor, Wide(3, 2, 3), [INDEX, None, INDEX]),
+    "index two": (aten.index.Tensor, Wide(2, 3, 3), [None, INDEX, INDEX[0]]),
+    "index with a mask": (aten.index.Tensor, Wide(3), [torch.tensor([True, False, True])]),
+    "index_put": (aten.index_put.default, t(3, 2), [INDEX[0]], Wide(2, 2), True),
+    "embedding": (aten.embedding.default, Wide(5, 3), INDEX),
+    "mm left": (aten.mm.default, Wide(N, 3), t(3, 2)),
+    "mm right": (aten.mm.default, t(N, 3), Wide(3, 2)),
+    "addmm": (aten.addmm.default, Wide(2), Wide(N, 3), t(3, 2)),
+    "addmm fixed sum": (aten.addmm.default, t(2), t(N, 3), Wide(3, 2)),
+    "bmm left": (aten.bmm.default, Wide(2, N, 3), t(2, 3, 2)),
+    "bmm right": (aten.bmm.default, t(2, N, 3), Wide(2, 3, 2)),
+    "softmax": (aten._softmax_backward_data.default, Wide(N, 3), t(N, 3), 1, torch.float64),
+    "log_softmax": (aten._log_softmax_backward_data.default, Wide(N, 3), t(N, 3), -1, torch.float64),
+    "conv x": conv(Wide(N, 4, 5, 5), t(6, 2, 3, 3), None, 2, 1, 2),
+    "conv x and bias": conv(Wide(N, 4, 5, 5), t(6, 4, 3, 3), Wide(6), 1, 0, 1),
+    "conv w": conv(t(N, 4, 5, 5), Wide(6, 2, 3, 3), t(6), 2, 1, 2),
+    "conv depthwise": conv(t(N, 4, 5, 5), Wide(4, 1, 3, 3), Wide(4), 1, 1, 4),
+    "conv transposed x": conv(Wide(N, 4, 5, 5), t(4, 3, 3, 3), None, 2, 1, 2, True),
+    "conv transposed w": conv(t(N, 4, 5, 5), Wide(4, 3, 3, 3), None, 2, 1, 2, True),
+    "x_bar of y_bar": back(Wide(N, 6, 3, 3), t(N, 4, 5, 5), t(6, 2, 3, 3), 2, 0),
+    "x_bar of w": back(t(N, 6, 3, 3), t(N, 4, 5, 5), Wide(6, 2, 3, 3), 2, 0),
+    "w_bar of y_bar": back(Wide(N, 6, 3, 3), t(N, 4, 5, 5), t(6, 2, 3, 3), 2, 1),
+    "w_bar of x": back(t(N, 6, 3, 3), Wide(N, 4, 5, 5), t(6, 2, 3, 3), 2, 1),
+    "depthwise w_bar of x": back(t(N, 4, 3, 3), Wide(N, 4, 5, 5), t(4, 1, 3, 3), 4, 1),
+    "transposed x_bar of y_bar": back(Wide(N, 6, 9, 9), t(N, 4, 5, 5), t(4, 3, 3, 3), 2, 0, True),
+    "transposed x_bar of w": back(t(N, 6, 9, 9), t(N, 4, 5, 5), Wide(4, 3, 3, 3), 2, 0, True),
+    "transposed w_bar of y_bar": back(Wide(N, 6, 9, 9), t(N, 4, 5, 5), t(4, 3, 3, 3), 2, 1, True),
+    "transposed w_bar of x": back(t(N, 6, 9, 9), Wide(N, 4, 5, 5), t(4, 3, 3, 3), 2, 1, True),
+    "pooling": (aten.avg_pool2d.default, Wide(N, 2, 4, 4), [2, 2]),
+    "pooling of one image": (aten.avg_pool2d.default, Wide(2, 4, 4), [2, 2]),
+    "pooling back": (aten._adaptive_avg_pool2d_backward.default, Wide(N, 2, 2, 2), t(N, 2, 4, 4)),
+    "max pooling back": (
+        aten.max_pool2d_with_indices_backward.default,
+        *(Wide(N, 1, 1, 2), t(N, 1, 2, 4), [2, 2], [2, 2], [0, 0], [1, 1], False),
+        torch.tensor([0, 7]).expand(N, 1, 1, 2),
+    ),
+    "resize": (aten.upsample_bilinear2d.default, Wide(N, 2, 4, 4), [8, 6], False),
+    "shuffle": (aten.pixel_shuffle.default, Wide(N, 4, 2, 2), 2),
+    "no function of its own": (aten.cross.default, Wide(N, 3), t(N, 3)),
+}  # fmt: skip
+
+
+def filled(args: tuple[Any, ...], op: Any) -> tuple[list[Any], list[Any]]:
+    """All arguments in schema order with tensors for `Wide`, and which of them are wide."""
+
+    def tensor(arg: Any) -> Any:
+        return (
+            [tensor(a) for a in arg]
+            if isinstance(arg, list)
+            else t(K, *arg.shape)
+            if isinstance(arg, Wide)
+            else arg
+        )
+
+    def wide(arg: Any) -> Any:
+        return (
+            [wide(a) for a in arg] if isinstance(arg, list) and not is_static(arg) else isinstance(arg, Wide)
+        )
+
+    def is_static(arg: list[Any]) -> bool:
+        return not any(isinstance(a, (Wide, Tensor)) for a in arg)
+
+    rest = [entry.default_value for entry in op._schema.arguments[len(args) :]]
+    args = (*args, *rest)
+    return [tensor(arg) for arg in args], [wide(arg) for arg in args]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_widened_operation(name: str) -> None:
+    """As one call or as K, the same numbers, up to the order of summation."""
+    op, *given = CASES[name]
+    args, wide = filled(tuple(given), op)
+    widened = widening(op, args, wide)
+    assert (widened is one_by_one) == (name in ONE_BY_ONE)
+    found, expected = widened(op, args, wide, K), one_by_one(op, args, wide, K)
+    if isinstance(found, Tensor):
+        found, expected = [found], [expected]
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+ONE_BY_ONE = {
+    "roll all", "index with a mask", "index_put", "pooling of one image", "no function of its own"
+}  # fmt: skip
+
+
+def test_every_function_has_a_case() -> None:
+    tried = {TABLE.get(case[0]) for case in CASES.values()}
+    assert {rule.__qualname__ for rule in TABLE.values()} == {rule.__qualname__ for rule in tried if rule}
+
+
+def block_of(model: nn.Module, count: int) -> dict[str, Tensor]:
+    single = [direction(model, seed) for seed in range(count)]
+    return {name: torch.stack([v[name] for v in single]) for name in single[0]}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_block_is_that_many_products(count: int) -> None:
+    """Against double backward, at another batch size, as graph and as file, both products."""
+    model = MODELS["resnet8_digits"].build_small(dtype=torch.float64)
+    example = MODELS["resnet8_digits"].example(6, dtype=torch.float64)
+    x, y = MODELS["resnet8_digits"].example(5, dtype=torch.float64, seed=3)
+    products = ("hvp", "ggn")
+    gm = bnrewrite.transform(model, example, vectors=count, products=products)
+    joint = compile_joint(model, example, Options(vectors=count, products=products))
+    session = onnxruntime.InferenceSession(lower(joint).SerializeToString())
+    v = block_of(model, count)
+    _, grad, *found = gm(x, y, v)
+    feed = {"input": x, "target": y, **{f"v.{name}": part for name, part in v.items()}}
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(None, {n: a.numpy() for n, a in feed.items()}), strict=True))
+    assert session.get_inputs()[2].shape[0] == count
+    for k in range(count):
+        for product, parts in zip(products, found, strict=True):
+            one = {name: part[k] for name, part in v.items()}
+            _, true_grad, expected = truth(model, x, y, one, product=product)
+            assert relative_error(grad, true_grad) < 1e-11
+            assert relative_error({name: part[k] for name, part in parts.items()}, expected) < 1e-11
+            assert relative_error({name: outputs[f"{product}.{name}"][k] for name in v}, expected) < 1e-11
+
+
+def test_the_primal_work_is_done_once() -> None:
+    """For three directions as many convolutions as for one; those of loss and gradient as they were."""
+    model = MODELS["resnet8_digits"].build_small()
+    example = MODELS["resnet8_digits"].example(6)
+    counts = [
+        sum(
+            "convolution" in str(node.target)
+            for node in bnrewrite.transform(model, example, vectors=k).graph.nodes
+        )
+        for k in (None, 3)
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_products_that_do_not_depend_on_the_direction_have_the_axis_too() -> None:
+    model = nn.Linear(3, 2).double()
+    gm = bnrewrite.transform(model, (t(4, 3), t(4, 2)), loss=lambda z, target: (z * target).sum(), vectors=2)
+    _, _, hvp = gm(t(5, 3), t(5, 2), block_of(model, 2))
+    assert {name: list(part.shape) for name, part in hvp.items()} == {"weight": [2, 2, 3], "bias": [2, 2]}
+    assert all(not part.any() for part in hvp.values())
+
+
+def test_wrong_arguments() -> None:
+    model = nn.Linear(3, 2)
+    example = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+    for wrong in (0, -1, 2.0, "2", True):
+        with pytest.raises(bnrewrite.errors.InputError, match="vectors must be the number of directions"):
+            bnrewrite.transform(model, example, vectors=wrong)  # type: ignore[arg-type]
+    gm = bnrewrite.transform(model, example, vectors=2)
+    with pytest.raises(
+        bnrewrite.errors.InputError, match=r"has shape \[2, 3\], but this graph takes \[2, 2, 3\]"
+    ):
+        gm(*example, direction(model))
+
+
+def test_verify_and_the_runtime_take_such_files(tmp_path: Path) -> None:
+    model, example = MODELS["mlp_bn"].build_small(), MODELS["mlp_bn"].example()
+    bnrewrite.export_onnx(model, tmp_path / "block.onnx", example, vectors=2)
+    bnrewrite.export_onnx(model, tmp_path / "one.onnx", example)
+    assert bnrewrite.verify(tmp_path / "block.onnx", model, example).passed
+    data = tuple(part.numpy() for part in example)
+    v = {name: part.numpy() for name, part in direction(model).items()}
+    one, block = (bnrewrite.runtime.open(tmp_path / name, data).hvp(v) for name in ("one.onnx", "block.onnx"))
+    for name in v:
+        torch.testing.assert_close(torch.tensor(one[name]), torch.tensor(block[name]), rtol=1e-4, atol=1e-5)
