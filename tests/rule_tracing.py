@@ -65,14 +65,22 @@ def _check_follows_its_inputs(graph: fx.Graph, case: Case) -> None:
         assert dtype is None or not dtype.is_floating_point, f"the type is fixed: {node.format_node()}"
 
 
+@cache
+def traced_phases(rule: Rule, case: Case) -> fx.GraphModule:
+    """Graph of `all_phases` of a case, its batch symbolic: arguments are the carrier and the case's tensors."""
+    example = Draw(0)
+    case.args(example)
+    fakes = [symbolic(t) for t in (example.carrier, *example.made)]
+    with symbolic_mode(), enable_python_dispatcher(), torch.no_grad():
+        return make_fx(lambda carrier, *tensors: all_phases(rule, case, carrier, list(tensors)))(*fakes)
+
+
 def check_tracing(rule: Rule, case: Case) -> None:
     """Traced once at a symbolic batch, the graph gives the eager results at another batch size."""
     example, other = Draw(0), Draw(1, batch=OTHER_BATCH)
     case.args(example)
     case.args(other)
-    fakes = [symbolic(t) for t in (example.carrier, *example.made)]
-    with symbolic_mode(), enable_python_dispatcher(), torch.no_grad():
-        traced = make_fx(lambda carrier, *tensors: all_phases(rule, case, carrier, list(tensors)))(*fakes)
+    traced = traced_phases(rule, case)
     fixed = symbolic_mode().shape_env.replacements
     assert not fixed, f"the batch size was fixed, here or in a case before this one: {fixed}"
     if (

@@ -7,6 +7,7 @@ import torch
 from rule_cases import CASES
 from rule_checks import check_adjointness, check_against_autograd, check_types
 from rule_harness import Case
+from rule_in_onnx import check_in_onnxruntime
 from rule_tracing import check_tracing, has_batch
 
 from bnrewrite.errors import CaptureError, InputError, UnsupportedOp
@@ -33,6 +34,13 @@ def test_every_rule_has_a_case() -> None:
 def test_every_rule_is_traced_with_a_batch() -> None:
     covered = {case.op for case in TRACED} | set(REFUSED)
     assert not [str(op) for op in RULES if op not in covered]
+
+
+@pytest.mark.parametrize(
+    "case", list({case.op: case for case in reversed(TRACED)}.values()), ids=lambda c: c.name
+)
+def test_every_rule_has_an_onnx_form(case: Case) -> None:
+    check_in_onnxruntime(RULES[case.op], case)
 
 
 @pytest.mark.parametrize("op", REFUSED, ids=str)

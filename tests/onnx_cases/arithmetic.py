@@ -82,7 +82,7 @@ case(
 )
 case(
     "floor, ceil, round, trunc",
-    lambda x, k: (x.floor(), x.ceil(), x.round(), x.trunc(), k.floor(), k.round()),
+    lambda x, k: (x.floor(), x.ceil(), x.round(), x.trunc(), k.floor(), k.round(), x.round(decimals=1)),
     grid(-2.5, -1.5, -0.5, -0.2, 0.0, 0.5, 1.5, 2.5, 2.6),
     K,
 )

@@ -94,6 +94,16 @@ case(
     normal(N),
 )
 case(
+    "diagonal_scatter",
+    lambda x, y: (
+        torch.diagonal_scatter(x, y[:, :, :3], 0, 1, 2),
+        torch.diagonal_scatter(x, y[:, :, :1], 2, 2, 1),
+        torch.diagonal_scatter(x, y[:, :, 1:], -1, -2, 1),
+    ),
+    normal(N, 3, 4, 2),
+    normal(N, 2, 4),
+)
+case(
     "diagonal",
     lambda x: (x.diagonal(0, 1, 2), x.diagonal(1, 1, 2), x.diagonal(-2, 1, 2), x.diagonal(0, 2, 1)),
     normal(N, 4, 6),

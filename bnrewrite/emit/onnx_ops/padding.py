@@ -191,15 +191,39 @@ def diagonal(b: Builder, node: fx.Node, x: str, offset: int, first: int, second:
     """The diagonal of two axes as a new last axis: those two flattened, and every (columns + 1)-th element taken."""
     sizes = shape(arg_vals(node)[0])
     rank = len(sizes)
-    i, j = axis(first, rank), axis(second, rank)
+    order, places = _diagonal(node, offset, first, second)
+    x = transpose(b, x, order)
+    x = reshape(b, x, [*(sizes[k] for k in order[:-2]), sizes[order[-2]] * sizes[order[-1]]])
+    return b.op("Gather", x, b.const(places, np.int64), axis=rank - 2)
+
+
+def _diagonal(node: fx.Node, offset: int, first: int, second: int) -> tuple[list[int], np.ndarray]:
+    """The axes with those of the diagonal last, and the places of its elements where those two are flattened."""
+    sizes = shape(arg_vals(node)[0])
+    i, j = axis(first, len(sizes)), axis(second, len(sizes))
     rows, columns = sizes[i], sizes[j]
     if not (is_static(rows) and is_static(columns)):
         raise unsupported(node, "The diagonal of a symbolic axis is not supported.")
-    others = [k for k in range(rank) if k not in (i, j)]
-    x = transpose(b, x, [*others, i, j])
-    x = reshape(b, x, [*(sizes[k] for k in others), rows * columns])
     row = np.arange(max(0, -offset), min(rows, columns - offset))
-    return b.op("Gather", x, b.const(row * columns + row + offset, np.int64), axis=rank - 2)
+    return [*(k for k in range(len(sizes)) if k not in (i, j)), i, j], row * columns + row + offset
+
+
+@lowering(aten.diagonal_scatter.default)
+def diagonal_scatter(
+    b: Builder, node: fx.Node, x: str, source: str, offset: int, first: int, second: int
+) -> str:
+    """x with `source` on that diagonal: every element comes from one or the other."""
+    sizes = shape(arg_vals(node)[0])
+    order, places = _diagonal(node, offset, first, second)
+    others, matrix = [sizes[k] for k in order[:-2]], [sizes[k] for k in order[-2:]]
+    taken = np.zeros(matrix[0] * matrix[1], np.int64)
+    taken[places] = np.arange(len(places))
+    on_it = np.isin(np.arange(len(taken)), places)
+    spread = reshape(
+        b, b.op("Gather", source, b.const(taken, np.int64), axis=len(others)), [*others, *matrix]
+    )
+    y = b.op("Where", b.const(on_it.reshape(matrix), np.bool_), spread, transpose(b, x, order))
+    return transpose(b, y, [order.index(k) for k in range(len(sizes))])
 
 
 @lowering(aten.as_strided.default, aten.as_strided_copy.default)
