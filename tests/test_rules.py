@@ -9,6 +9,7 @@ from rule_checks import check_adjointness, check_against_autograd, check_types
 from rule_harness import Case
 from rule_in_onnx import check_in_onnxruntime
 from rule_tracing import check_tracing, has_batch
+from supported import PAGE, first_cases, row
 
 from bnrewrite.errors import CaptureError, InputError, UnsupportedOp
 from bnrewrite.passes.rule import Context, run
@@ -36,11 +37,17 @@ def test_every_rule_is_traced_with_a_batch() -> None:
     assert not [str(op) for op in RULES if op not in covered]
 
 
-@pytest.mark.parametrize(
-    "case", list({case.op: case for case in reversed(TRACED)}.values()), ids=lambda c: c.name
-)
+@pytest.mark.parametrize("case", list(first_cases().values()), ids=lambda c: c.name)
 def test_every_rule_has_an_onnx_form(case: Case) -> None:
     check_in_onnxruntime(RULES[case.op], case)
+    assert row(case) in PAGE.read_text().splitlines(), (
+        "docs/supported.md is old: run python tests/supported.py"
+    )
+
+
+def test_no_row_too_many_in_the_table_of_operations() -> None:
+    listed = [line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    assert sorted(listed) == sorted(str(case.op) for case in first_cases().values())
 
 
 @pytest.mark.parametrize("op", REFUSED, ids=str)

@@ -225,6 +225,10 @@ RULES: RuleTable = {
     aten.flip.default: Linear(aten.flip.default, lambda y_bar, x, dims: y_bar.flip(dims)),
     aten.roll.default: Linear(aten.roll.default, roll_transpose),
     aten.repeat.default: Linear(aten.repeat.default, repeat_transpose),
+    aten.unfold.default: Linear(
+        aten.unfold.default,
+        lambda y_bar, x, dim, size, step: aten.unfold_backward.default(y_bar, x.shape, dim, size, step),
+    ),
     aten.pixel_shuffle.default: Linear(
         aten.pixel_shuffle.default, lambda y_bar, x, r: aten.pixel_unshuffle.default(y_bar, r)
     ),
@@ -233,7 +237,7 @@ RULES: RuleTable = {
     ),
     aten.channel_shuffle.default: Linear(
         aten.channel_shuffle.default,
-        lambda y_bar, x, g: aten.channel_shuffle.default(y_bar, x.shape[-3] // g),
+        lambda y_bar, x, g: aten.channel_shuffle.default(y_bar, x.shape[1] // g),
     ),
     aten.cat.default: Join(aten.cat.default, cat_part),
     aten.stack.default: Join(aten.stack.default, stack_part),

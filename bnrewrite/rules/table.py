@@ -6,6 +6,7 @@ from ..passes.rule import RuleTable
 from . import (
     activation,
     arithmetic,
+    attention,
     batch_norm,
     convolution,
     indexing,
@@ -23,6 +24,7 @@ RULES: RuleTable = {
     **normalization.RULES,
     **convolution.RULES,
     **linear.RULES,
+    **attention.RULES,
     **arithmetic.RULES,
     **pointwise.RULES,
     **activation.RULES,

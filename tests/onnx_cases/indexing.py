@@ -133,4 +133,3 @@ case(
     integers(N, 4),
 )
 case("take", lambda x, i: torch.take(x, i), X, ROWS)
-case("unfold", lambda x: (x.unfold(1, 2, 1), x.unfold(2, 3, 2), x.unfold(-1, 6, 1)), normal(N, 4, 6))

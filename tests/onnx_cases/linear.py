@@ -56,6 +56,7 @@ case(
     "mv, dot, addmv, outer",
     lambda x, v, u: (
         torch.mv(x, v),
+        torch.mv(x.t(), u),  # onnxruntime fuses the transposition
         torch.dot(v, v),
         torch.addmv(u, x, v),
         torch.outer(v, v),
@@ -78,4 +79,21 @@ case(
     lambda x, y: (torch.einsum("nij,njk->nik", x, y), torch.einsum("nij,nij->n", x, x)),
     BATCHED,
     normal(N, 4, 2),
+)
+# onnxruntime would move these factors into the product, as float32.
+case(
+    "factor beside a product",
+    lambda x, y: (
+        x @ (y * 0.3),
+        (x * 0.3) @ y,
+        (x @ y) / 0.7,
+        (x @ y) / 10,
+        torch.bmm(x, y) * 0.1,
+        F.gelu(x @ y),
+        torch.sigmoid(1.702 * (x @ y)) * (x @ y),
+        (x @ y) - 0.3 * (x @ y) + (y * 0.3).sum(),
+    ),
+    BATCHED,
+    normal(N, 4, 5),
+    ulps=32,
 )

@@ -102,6 +102,21 @@ case(
     K,
     B,
 )
+case(
+    "norm",
+    lambda x: (
+        x.norm(),
+        x.norm(dim=1),
+        x.norm(1, dim=(2, 3), keepdim=True),
+        x.norm(3, dim=0),
+        x.norm(math.inf, dim=-1),
+        x.norm(-math.inf),
+        x.relu().norm(0, dim=1),
+        torch.linalg.vector_norm(x, 0.5, dim=1, keepdim=True),
+    ),
+    IMAGE,
+    ulps=32,
+)
 case("softmax", lambda x: (x.softmax(1), x.softmax(-1), x.softmax(0), (50 * x).softmax(1)), IMAGE)
 case("log_softmax", lambda x: (x.log_softmax(1), x.log_softmax(-1), x.log_softmax(0)), IMAGE)
 # The reference evaluator takes the logarithm of a softmax that underflows.

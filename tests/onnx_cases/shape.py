@@ -176,6 +176,21 @@ case(
     X,
     V,
 )
+case(
+    "unfold",
+    lambda x: (x.unfold(1, 3, 2), x.unfold(-1, 2, 4), x.unfold(2, 9, 1), x.unfold(1, 2, 2).unfold(2, 4, 3)),
+    normal(N, 8, 9),
+)
+case(
+    "unfold, adjoint",
+    lambda g, h: (
+        aten.unfold_backward(g, (g.shape[0], 8, 9), 1, 4, 2),
+        aten.unfold_backward(h, (h.shape[0], 3, 9), -1, 2, 4),
+        aten.unfold_backward(h, (h.shape[0], 3, 5), 2, 2, 2),
+    ),
+    normal(N, 3, 9, 4),
+    normal(N, 3, 2, 2),
+)
 case("pixel_shuffle", lambda x: (F.pixel_shuffle(x, 2), F.pixel_shuffle(x[:, None], 2)), normal(N, 8, 3, 2))
 case("pixel_unshuffle", lambda x: F.pixel_unshuffle(x, 2), IMAGE)
 case("channel_shuffle", lambda x: F.channel_shuffle(x, 2), normal(N, 6, 2, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     activation,
     arithmetic,
+    attention,
     indexing,
     linear,
     loss,
@@ -17,6 +18,7 @@ from . import (
 
 CASES = [
     *linear.CASES,
+    *attention.CASES,
     *arithmetic.CASES,
     *pointwise.CASES,
     *activation.CASES,

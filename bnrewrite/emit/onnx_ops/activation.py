@@ -62,9 +62,9 @@ def elu(b: Builder, node: fx.Node, x: str, alpha: float, scale: float, input_sca
     """scale x for x > 0, scale alpha (exp(input_scale x) - 1) elsewhere."""
     dtype = val(node).dtype
     # The exponential of a large positive x would overflow on the side that is not taken.
-    below = expm1(b, scaled(b, b.op("Min", x, number(b, 0, dtype)), input_scale, dtype), dtype)
-    below = scaled(b, below, alpha * scale, dtype)
-    return b.op("Where", b.op("Greater", x, number(b, 0, dtype)), scaled(b, x, scale, dtype), below)
+    below = expm1(b, scaled(b, b.op("Min", x, number(b, 0, dtype)), input_scale, val(node)), dtype)
+    below = scaled(b, below, alpha * scale, val(node))
+    return b.op("Where", b.op("Greater", x, number(b, 0, dtype)), scaled(b, x, scale, val(node)), below)
 
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
@@ -89,9 +89,9 @@ def gelu(b: Builder, node: fx.Node, x: str, *, approximate: str) -> str:
     if approximate == "tanh":
         cube = b.op("Mul", b.op("Mul", x, x), x)
         inner = b.op("Add", x, b.op("Mul", number(b, 0.044715, dtype), cube))
-        gate = b.op("Tanh", b.op("Mul", number(b, sqrt(2 / pi), dtype), inner))
+        gate = b.op("Tanh", scaled(b, inner, sqrt(2 / pi), val(node)))
     else:
-        gate = erf(b, b.op("Mul", x, number(b, sqrt(0.5), dtype)), dtype)
+        gate = erf(b, scaled(b, x, sqrt(0.5), val(node)), dtype)
     half_x = b.op("Mul", number(b, 0.5, dtype), x)
     return b.op("Mul", half_x, b.op("Add", number(b, 1, dtype), gate))
 
@@ -112,7 +112,7 @@ def mish(b: Builder, node: fx.Node, x: str) -> str:
 def softplus(b: Builder, node: fx.Node, x: str, beta: Any, threshold: Any) -> str:
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold, as PyTorch defines it."""
     dtype = val(node).dtype
-    beta_x = scaled(b, x, beta, dtype)
+    beta_x = scaled(b, x, beta, val(node))
     curve = stable_softplus(b, beta_x, dtype)
     if beta != 1:
         curve = b.op("Div", curve, number(b, beta, dtype))

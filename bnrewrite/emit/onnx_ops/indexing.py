@@ -26,7 +26,6 @@ from .table import (
     cast,
     dims,
     expand,
-    is_static,
     lowering,
     number,
     numel_is_one,
@@ -150,7 +149,7 @@ def scatter_reduce(
 @lowering(aten.index_add.default)
 def index_add(b: Builder, node: fx.Node, x: str, dim: int, index: str, source: str, *, alpha: Any) -> str:
     """x with alpha source[i] added to x[index[i]] along `dim`."""
-    source = scaled(b, source, alpha, val(node).dtype)
+    source = scaled(b, source, alpha, arg_vals(node)[3])
     return _write_rows(b, node, x, dim, index, source, "add")
 
 
@@ -272,17 +271,3 @@ def _masked_put(b: Builder, node: fx.Node, x: str, indices: _Indices, value: str
 def take(b: Builder, node: fx.Node, x: str, index: str) -> str:
     """Elements of the flattened tensor."""
     return b.op("Gather", b.op("Reshape", x, b.const([-1], np.int64)), index, axis=0)
-
-
-@lowering(aten.unfold.default)
-def unfold(b: Builder, node: fx.Node, x: str, dim: int, size: int, step: int) -> str:
-    """Windows x[start:start + size] along `dim` every `step`; the place in the window becomes the last axis."""
-    x_val = arg_vals(node)[0]
-    rank = x_val.dim()
-    at = axis(dim, rank)
-    windows = shape(val(node))[at]
-    if not is_static(windows):
-        raise unsupported(node, "Windows along a symbolic axis are not supported.")
-    places = np.arange(windows)[:, None] * step + np.arange(size)
-    gathered = b.op("Gather", x, b.const(places, np.int64), axis=at)
-    return transpose(b, gathered, [*range(at + 1), *range(at + 2, rank + 1), at + 1])

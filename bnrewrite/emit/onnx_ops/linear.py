@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
 
 from ..builder import Builder
 from .pointwise import scaled
-from .table import arg_vals, lowering, squeeze, transpose, unsqueeze, val
+from .table import arg_vals, exact_in_float32, lowering, squeeze, transpose, unsqueeze, val
 
 aten = torch.ops.aten
 
@@ -44,17 +43,14 @@ def _said(attributes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value != defaults[name]}
 
 
-def _exact_in_float32(value: Any) -> bool:
-    return isinstance(value, (int, float)) and float(np.float32(value)) == float(value)
-
-
-def affine(b: Builder, c: str, x: str, y: str, dtype: torch.dtype, beta: Any, alpha: Any) -> str:
+def affine(b: Builder, c: str, x: str, y: str, like: torch.Tensor, beta: Any, alpha: Any) -> str:
     """beta c + alpha x @ y for two matrices; c broadcasts."""
+    dtype = like.dtype
     if beta == 0:
-        return scaled(b, matrix_product(b, x, y, dtype), alpha, dtype)
-    if not dtype.is_floating_point or not _exact_in_float32(alpha) or not _exact_in_float32(beta):
-        product = scaled(b, matrix_product(b, x, y, dtype), alpha, dtype)
-        return b.op("Add", scaled(b, c, beta, dtype), product)
+        return scaled(b, matrix_product(b, x, y, dtype), alpha, like)
+    if not dtype.is_floating_point or not exact_in_float32(alpha) or not exact_in_float32(beta):
+        product = scaled(b, matrix_product(b, x, y, dtype), alpha, like)
+        return b.op("Add", scaled(b, c, beta, like), product)
     (x, trans_x), (y, trans_y) = untransposed(b, x), untransposed(b, y)
     attributes = {"transA": trans_x, "transB": trans_y, "alpha": float(alpha), "beta": float(beta)}
     return b.op("Gemm", x, y, c, **_said(attributes))
@@ -68,38 +64,52 @@ def mm(b: Builder, node: fx.Node, x: str, y: str) -> str:
 
 @lowering(aten.bmm.default, aten.mv.default, aten.dot.default, aten.vdot.default, aten.matmul.default)
 def matmul(b: Builder, node: fx.Node, x: str, y: str) -> str:
-    """x @ y, batched or of vectors: ONNX's MatMul has NumPy's rules, which are PyTorch's."""
-    return b.op("MatMul", x, y)
+    """x @ y, batched or of vectors."""
+    return _matmul(b, node, x, y)
+
+
+def _matmul(b: Builder, node: fx.Node, x: str, y: str, first: int = 0) -> str:
+    """x @ y by NumPy's rules, which are PyTorch's; `first` is the position of x among the arguments of `node`.
+
+    A vector goes through as a matrix: onnxruntime 1.31 fuses a transposition into the product, also with a vector,
+    and then computes something else.
+    """
+    ranks = [value.dim() for value in arg_vals(node)[first : first + 2]]
+    x = unsqueeze(b, x, [0]) if ranks[0] == 1 else x
+    y = unsqueeze(b, y, [1]) if ranks[1] == 1 else y
+    product = b.op("MatMul", x, y)
+    gone = [-2] * (ranks[0] == 1) + [-1] * (ranks[1] == 1)
+    return squeeze(b, product, gone) if gone else product
 
 
 @lowering(aten.addmm.default)
 def addmm(b: Builder, node: fx.Node, c: str, x: str, y: str, *, beta: Any, alpha: Any) -> str:
     """beta c + alpha x @ y."""
-    return affine(b, c, x, y, val(node).dtype, beta, alpha)
+    return affine(b, c, x, y, val(node), beta, alpha)
 
 
 @lowering(aten.baddbmm.default, aten.addmv.default)
 def baddbmm(b: Builder, node: fx.Node, c: str, x: str, y: str, *, beta: Any, alpha: Any) -> str:
     """beta c + alpha x @ y, batched or times a vector."""
-    dtype = val(node).dtype
-    product = scaled(b, b.op("MatMul", x, y), alpha, dtype)
-    return product if beta == 0 else b.op("Add", scaled(b, c, beta, dtype), product)
+    like = val(node)
+    product = scaled(b, _matmul(b, node, x, y, 1), alpha, like)
+    return product if beta == 0 else b.op("Add", scaled(b, c, beta, like), product)
 
 
 @lowering(aten.addbmm.default)
 def addbmm(b: Builder, node: fx.Node, c: str, x: str, y: str, *, beta: Any, alpha: Any) -> str:
     """beta c + alpha sum_i x_i @ y_i."""
-    dtype = val(node).dtype
-    product = scaled(b, b.reduce("ReduceSum", b.op("MatMul", x, y), [0], False), alpha, dtype)
-    return product if beta == 0 else b.op("Add", scaled(b, c, beta, dtype), product)
+    like = val(node)
+    product = scaled(b, b.reduce("ReduceSum", b.op("MatMul", x, y), [0], False), alpha, like)
+    return product if beta == 0 else b.op("Add", scaled(b, c, beta, like), product)
 
 
 @lowering(aten.addr.default)
 def addr(b: Builder, node: fx.Node, c: str, x: str, y: str, *, beta: Any, alpha: Any) -> str:
     """beta c + alpha x y^T for two vectors."""
-    dtype = val(node).dtype
-    product = scaled(b, b.op("Mul", unsqueeze(b, x, [1]), unsqueeze(b, y, [0])), alpha, dtype)
-    return product if beta == 0 else b.op("Add", scaled(b, c, beta, dtype), product)
+    like = val(node)
+    product = scaled(b, b.op("Mul", unsqueeze(b, x, [1]), unsqueeze(b, y, [0])), alpha, like)
+    return product if beta == 0 else b.op("Add", scaled(b, c, beta, like), product)
 
 
 @lowering(aten.linear.default)
@@ -108,7 +118,7 @@ def linear(b: Builder, node: fx.Node, x: str, weight: str, bias: str | None) -> 
     x_val, weight_val = arg_vals(node)[:2]
     dtype = val(node).dtype
     if weight_val.dim() == 1:
-        product = b.op("MatMul", x, weight)
+        product = _matmul(b, node, x, weight)
     elif x_val.dim() == 1:
         product = squeeze(
             b, matrix_product(b, unsqueeze(b, x, [0]), transpose(b, weight, [1, 0]), dtype), [0]
@@ -116,7 +126,7 @@ def linear(b: Builder, node: fx.Node, x: str, weight: str, bias: str | None) -> 
     elif x_val.dim() == 2:
         turned = transpose(b, weight, [1, 0])
         if bias is not None:
-            return affine(b, bias, x, turned, dtype, 1, 1)
+            return affine(b, bias, x, turned, val(node), 1, 1)
         return matrix_product(b, x, turned, dtype)
     else:
         product = b.op("MatMul", x, transpose(b, weight, [1, 0]))

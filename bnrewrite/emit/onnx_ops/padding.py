@@ -53,8 +53,12 @@ def pad(
     amounts = {at: ends for at, ends in amounts.items() if any(isinstance(e, Size) or e != 0 for e in ends)}
     if not amounts:
         return x
-    if mode == "constant" and all(isinstance(e, int) and e <= 0 for ends in amounts.values() for e in ends):
-        return _crop(b, x, amounts)  # type: ignore[arg-type]
+    if mode == "constant" and all(isinstance(e, int) for ends in amounts.values() for e in ends):
+        # Pad crops too, by its specification, but the ONNX project's own evaluator does not.
+        x = _crop(b, x, {at: (min(s, 0), min(e, 0)) for at, (s, e) in amounts.items()})  # type: ignore[type-var]
+        amounts = {at: (max(s, 0), max(e, 0)) for at, (s, e) in amounts.items()}
+        if not any(any(ends) for ends in amounts.values()):
+            return x
     before, after = ([amounts.get(i, (0, 0))[end] for i in range(rank)] for end in (0, 1))
     filling = [] if mode != "constant" or value == 0 else [number(b, value, v.dtype)]
     return b.op(
@@ -63,6 +67,9 @@ def pad(
 
 
 def _crop(b: Builder, x: str, amounts: dict[int, tuple[int, int]]) -> str:
+    amounts = {at: ends for at, ends in amounts.items() if any(ends)}
+    if not amounts:
+        return x
     starts = [-before for before, _ in amounts.values()]
     ends = [after if after else END for _, after in amounts.values()]
     return b.op("Slice", x, b.ints(starts), b.ints(ends), b.ints(list(amounts)))

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from ..builder import Builder, Real, Size
-from .table import arg_vals, lowering, number, operand, val
+from .table import arg_vals, factor, lowering, number, operand, val
 
 aten = torch.ops.aten
 
@@ -29,9 +29,17 @@ def as_result(b: Builder, node: fx.Node, x: Any) -> str:
     return operand(b, x, arg_vals(node)[0], val(node).dtype)
 
 
-def scaled(b: Builder, x: str, factor: Any, dtype: torch.dtype) -> str:
-    """factor * x; no node for a factor of 1."""
-    return x if isinstance(factor, (int, float)) and factor == 1 else b.op("Mul", x, number(b, factor, dtype))
+def factors(
+    b: Builder, node: fx.Node, x: Any, y: Any, *, quotient: bool = False
+) -> tuple[str, str, torch.dtype]:
+    """As `pair`, for a product or a quotient."""
+    result, (v_x, v_y) = val(node), arg_vals(node)[:2]
+    return factor(b, x, v_x, result), factor(b, y, v_y, result, divides=quotient), result.dtype
+
+
+def scaled(b: Builder, x: str, by: Any, like: torch.Tensor) -> str:
+    """`by` times x, in the shape and type of `like`; no node for a factor of 1."""
+    return x if isinstance(by, (int, float)) and by == 1 else b.op("Mul", x, factor(b, by, by, like))
 
 
 def truncate(b: Builder, x: str, dtype: torch.dtype) -> str:
@@ -68,28 +76,28 @@ def add_sub(b: Builder, node: fx.Node, x: Any, y: Any, scalar_alpha: Any = 1, *,
     x, y, dtype = pair(b, node, x, y)
     if dtype == torch.bool:
         return b.op("Or", x, y)
-    y = scaled(b, y, alpha if scalar_alpha == 1 else scalar_alpha, dtype)
+    y = scaled(b, y, alpha if scalar_alpha == 1 else scalar_alpha, val(node))
     return b.op("Add" if "add" in str(node.target) else "Sub", x, y)
 
 
 @lowering(aten.rsub.Tensor, aten.rsub.Scalar)
 def rsub(b: Builder, node: fx.Node, x: Any, y: Any, scalar_alpha: Any = 1, *, alpha: Any = 1) -> str:
     """y - alpha x."""
-    x, y, dtype = pair(b, node, x, y)
-    return b.op("Sub", y, scaled(b, x, alpha if scalar_alpha == 1 else scalar_alpha, dtype))
+    x, y, _ = pair(b, node, x, y)
+    return b.op("Sub", y, scaled(b, x, alpha if scalar_alpha == 1 else scalar_alpha, val(node)))
 
 
 @lowering(aten.mul.Tensor, aten.mul.Scalar)
 def mul(b: Builder, node: fx.Node, x: Any, y: Any) -> str:
     """x y."""
-    x, y, dtype = pair(b, node, x, y)
+    x, y, dtype = factors(b, node, x, y)
     return b.op("And" if dtype == torch.bool else "Mul", x, y)
 
 
 @lowering(aten.div.Tensor, aten.div.Scalar, aten.div.Tensor_mode, aten.div.Scalar_mode)
 def div(b: Builder, node: fx.Node, x: Any, y: Any, *, rounding_mode: str | None = None) -> str:
     """x / y; with a rounding mode, floor or trunc of it."""
-    x, y, dtype = pair(b, node, x, y)
+    x, y, dtype = factors(b, node, x, y, quotient=True)
     if rounding_mode == "floor":
         return floor_divide(b, x, y, dtype)
     quotient = b.op("Div", x, y)  # of integers: ONNX truncates
@@ -163,7 +171,11 @@ def addcmul(b: Builder, node: fx.Node, x: Any, p: Any, q: Any, *, value: Any = 1
     """x + value p q, or x + value p / q."""
     dtype = val(node).dtype
     x, p, q = (operand(b, a, v, dtype) for a, v in zip((x, p, q), arg_vals(node), strict=True))
-    product = b.op("Mul" if node.target is aten.addcmul.default else "Div", scaled(b, p, value, dtype), q)
+    product = b.op(
+        "Mul" if node.target is aten.addcmul.default else "Div",
+        scaled(b, p, value, val(node)),
+        q,
+    )
     return b.op("Add", x, product)
 
 
@@ -193,3 +205,11 @@ def rounding(b: Builder, node: fx.Node, x: str) -> str:
         return x
     kinds = {aten.floor.default: "Floor", aten.ceil.default: "Ceil", aten.round.default: "Round"}
     return b.op(kinds[node.target], x) if node.target in kinds else truncate(b, x, dtype)
+
+
+@lowering(aten.round.decimals)
+def round_decimals(b: Builder, node: fx.Node, x: str, *, decimals: int) -> str:
+    """To the nearest multiple of 10^-decimals."""
+    ten = number(b, 10.0 ** abs(decimals), val(node).dtype)
+    there, back = ("Mul", "Div") if decimals > 0 else ("Div", "Mul")
+    return b.op(back, b.op("Round", b.op(there, x, ten)), ten)

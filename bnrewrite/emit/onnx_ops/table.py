@@ -192,6 +192,32 @@ def number(b: Builder, value: Any, dtype: torch.dtype) -> str:
     return b.op("Squeeze", cast(b, value, source, dtype), b.const([0], np.int64))
 
 
+def factor(b: Builder, x: Any, v: Any, like: torch.Tensor, *, divides: bool = False) -> str:
+    """One operand (as in `operand`) of a product or quotient that has the shape and type of `like`.
+
+    onnxruntime moves a constant of one element into a MatMul beside it, as a float32 attribute (of a divisor the
+    inverse): in float64 it is repeated along the shortest axis, unless float32 holds it exactly.
+    """
+    sizes = shape(like)
+    choices = [(size, i) for i, size in enumerate(sizes) if is_static(size) and size > 1]
+    if like.dtype != torch.float64 or isinstance(x, (Size, Real)) or not choices:
+        return operand(b, x, v, like.dtype)
+    size, at = min(choices)
+    repeated = [size] + [1] * (len(sizes) - 1 - at)
+    if not isinstance(v, torch.Tensor):
+        exact = exact_in_float32(1 / x if divides and x else x)
+        return number(b, x, like.dtype) if exact else b.const(np.full(repeated, x), np.float64)
+    value = cast(b, x, v, like.dtype)
+    if v.dim() < 2 and numel_is_one(v) and b.producer(value) is None:
+        return b.op("Expand", value, b.ints(repeated))
+    return value
+
+
+def exact_in_float32(value: Any) -> bool:
+    """Whether a number survives as a float32 attribute."""
+    return isinstance(value, (int, float)) and float(np.float32(value)) == float(value)
+
+
 def operand(b: Builder, x: Any, v: Any, dtype: torch.dtype) -> str:
     """One operand of an element-wise op as a value of `dtype`: tensor `x` with FakeTensor `v`, or a number."""
     return cast(b, x, v, dtype) if isinstance(v, torch.Tensor) else number(b, x, dtype)
