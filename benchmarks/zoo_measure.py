@@ -156,13 +156,14 @@ def _float32(entry: Entry, shape: tuple[int, ...], file: Path, written: bool) ->
             found = report()
     else:
         found = report()
-    worst = max(found.rows, key=lambda r: r.error / r.bar if r.bar else np.inf)
+    worst = max(found.rows, key=lambda r: r.error / r.bar if r.bar else np.inf if r.error else 0.0)
     return {"float32": worst.error, "float32_bar": worst.bar, "float32_of": worst.quantity}
 
 
 def _session(file: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.enable_mem_reuse = False  # its planner takes time quadratic in the nodes, and saves nothing (see runtime)
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 

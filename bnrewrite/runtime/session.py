@@ -70,7 +70,8 @@ class Session:
     Parameters
     ----------
     source : path of the file, or the bytes of a model.
-    providers, session_options : as for `onnxruntime.InferenceSession`; the CPU by default.
+    providers, session_options : as for `onnxruntime.InferenceSession`; by default the CPU, and no planned reuse of
+        memory, which takes long to plan and saves none here.
 
     Raises
     ------
@@ -169,6 +170,9 @@ def _start(
     if options is None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # whatever it would log as an error is raised as well
+        # The planner of memory takes time quadratic in the number of nodes (DenseNet-BC: half of the start, deep
+        # attention networks: minutes); calls take as long and no more memory without it.
+        options.enable_mem_reuse = False
     try:
         return onnxruntime.InferenceSession(
             source if isinstance(source, bytes) else os.fspath(source),
