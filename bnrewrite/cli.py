@@ -193,7 +193,7 @@ def export(
 ) -> int:
     """Write loss, gradient and curvature products of MODEL as one file.
 
-    MODEL is package.module:factory or path/to/file.py:factory.
+    MODEL is package.module:factory, path/to/file.py:factory, a .pt2 of torch.export or a TorchScript .pt.
     """
     kinds = [kind for kind, chosen in (("onnx", onnx), ("torchscript", torchscript), ("pt2", pt2)) if chosen]
     if len(kinds) > 1:
@@ -308,12 +308,11 @@ def inspect(
     _check_outputs(json_to)
     with spinner("loading PyTorch") as say:
         from .inspection import inspect_file, inspect_model
+        from .model_source import SUFFIXES, load_model, make_example
 
-        if what.endswith(".onnx") or Path(what).is_file():
+        if what.endswith(".onnx") or (Path(what).is_file() and not what.endswith(SUFFIXES)):
             found = inspect_file(what)
         else:
-            from .model_source import load_model, make_example
-
             source = load_model(what, weights=weights, classes=classes, dtype=dtype, seed=seed)
             example = make_example(
                 source, shapes=shapes, batch=batch, classes=classes, loss=_loss(loss), seed=seed

@@ -8,31 +8,37 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from . import __version__, losses
 from .capture import capture, example_of
 from .emit.graph_module import CheckCall, build
-from .errors import InputError, UnsupportedOp
+from .emit.lazy import PendingModule
+from .errors import UnsupportedOp
 from .losses import Loss
 from .options import Options, check_choice
 from .passes.block import block
 from .passes.differentiate import differentiate
+from .passes.fixed_sizes import fixing_node
 from .passes.graph import CapturedGraph, JointGraph, place
 from .passes.rule import Rule
 from .passes.simplify import SIMPLIFY
 from .rules.derived import Derived
 from .rules.table import RULES
+from .sources import Model, as_module
 
 
 def transform(
-    model: nn.Module,
-    example_inputs: tuple[Any, Any],
+    model: Model,
+    example_inputs: tuple[Any, Any] | None = None,
     *,
     loss: Loss = "cross_entropy",
     bn: Literal["batch", "running"] | None = None,
@@ -46,11 +52,13 @@ def transform(
 
     Parameters
     ----------
-    model : the network, in any mode; it is not changed.
+    model : the network, in any mode, as `nn.Module`, `torch.export.ExportedProgram`, TorchScript module (scripted or
+        traced) or `torch.fx.GraphModule`; it is not changed.
     example_inputs : `(input, target)`. For several model inputs `input` is a tuple (`model(*input)`) or a dict
-        (`model(**input)`). Only shapes and types are used.
+        (`model(**input)`). Only shapes and types are used. Left out, the model is captured at the first call.
     loss : `"cross_entropy"`, `"mse"`, `"bce_with_logits"`, `"nll"`, an `nn.Module`, a callable
-        `(output, target) -> scalar`, or `None` where `model(input, target)` returns the loss itself.
+        `(output, target) -> scalar`, or `None` where `model(input, target)` (`model(**input, target=target)` where
+        `input` is a dict) returns the loss itself.
     bn : statistics of every BatchNorm: `"batch"`, `"running"`, or `None` for what each module's own mode says.
     wrt : parameters to differentiate by: names or glob patterns; `None` for all that require grad.
     products : any of `"hvp"` (H v) and `"ggn"` (Gauss-Newton product G v), in the order of the results.
@@ -68,31 +76,45 @@ def transform(
     ------
     CaptureError, InputError, UnsupportedOp : each with a sentence that says what is wrong, where, and what to do.
     """
-    joint = compile_joint(
-        model, example_inputs, Options(loss, bn, wrt, products, vectors, random, dynamic_batch)
-    )
+    options = Options(loss, bn, wrt, products, vectors, random, dynamic_batch)
+    if example_inputs is None:
+        module = as_module(model)
+        losses.resolve(loss)
+        options.check_names([name for name, _ in module.named_parameters()])
+        return PendingModule(module, options, _compiled)
+    return _compiled(model, example_inputs, options)
+
+
+def _compiled(model: Model, example_inputs: tuple[Any, Any], options: Options) -> fx.GraphModule:
+    joint = compile_joint(model, example_inputs, options)
     return build(joint, door_check(joint))
 
 
-def compile_joint(model: nn.Module, example_inputs: tuple[Any, Any], options: Options) -> JointGraph:
+def compile_joint(model: Model, example_inputs: tuple[Any, Any], options: Options) -> JointGraph:
     """The lean joint graph that every emitter starts from."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be an nn.Module, not {type(model).__name__}.")
+    model = as_module(model)
     criterion = losses.resolve(options.loss)
+    criterion = None if criterion is None else as_module(criterion)
     losses.check_target(criterion, example_of(example_inputs).target)
-    captured = capture(
-        model,
-        example_inputs,
-        criterion,
-        keep=RULES.keys(),
-        bn=options.bn,
-        random=options.random,
-        dynamic_batch=options.dynamic_batch,
-    )
-    names = options.select(captured.inputs, [name for name, _ in model.named_parameters()])
-    joint = differentiate(captured, rule_of, names, options.products)
-    SIMPLIFY.run(joint.graph, "joint-")
-    parameters = {name: _shape_of(joint, f"v.{name}") for name in names}
+    try:
+        captured, joint = _differentiated(model, example_inputs, criterion, options)
+        fixing = fixing_node(joint.graph) if captured.meta["dynamic_batch"] else None
+        reason = fixing and f"{_named(fixing)} reads it as a number."
+    except UnsupportedOp as error:
+        if not options.dynamic_batch:
+            raise
+        reason = str(error)
+    if reason:
+        fixed = replace(options, dynamic_batch=False)
+        captured, joint = _differentiated(model, example_inputs, criterion, fixed)
+        warnings.warn(
+            f"the graph serves batch size {captured.meta['batch']} only: {reason} "
+            "Pass dynamic_batch=False to say that this is wanted.",
+            stacklevel=4,
+        )
+    parameters = {
+        entry.name[2:]: _shape_of(joint, entry.name) for entry in joint.inputs if entry.kind == "vector"
+    }
     if options.vectors is not None:
         joint = block(joint, options.vectors)
         SIMPLIFY.run(joint.graph, "block-")
@@ -109,11 +131,39 @@ def compile_joint(model: nn.Module, example_inputs: tuple[Any, Any], options: Op
     return joint
 
 
+def _differentiated(
+    model: nn.Module, example_inputs: tuple[Any, Any], criterion: nn.Module | None, options: Options
+) -> tuple[CapturedGraph, JointGraph]:
+    """The captured graph and the joint graph of one direction."""
+    captured = capture(
+        model,
+        example_inputs,
+        criterion,
+        keep=RULES.keys(),
+        bn=options.bn,
+        random=options.random,
+        dynamic_batch=options.dynamic_batch,
+    )
+    names = options.select(captured.inputs, [name for name, _ in model.named_parameters()])
+    joint = differentiate(captured, rule_of, names, options.products)
+    SIMPLIFY.run(joint.graph, "joint-")
+    return captured, joint
+
+
+def _named(fixing: fx.Node) -> str:
+    return "an operation" if fixing.op == "placeholder" else f"{fixing.target} in {place(fixing)}"
+
+
 def rule_of(node: fx.Node) -> Rule:
     """The hand-written rule of a node, or one derived from PyTorch's own derivative."""
     op = node.target
     if not isinstance(op, torch._ops.OpOverload) or op.namespace != "aten":
         raise UnsupportedOp(op, place(node), "Write it with PyTorch's own operations.")
+    vals = pytree.tree_leaves([n.meta.get("val") for n in (node, *node.all_input_nodes)])
+    if any(isinstance(val, torch.Tensor) and val.is_complex() for val in vals):
+        raise UnsupportedOp(
+            op, place(node), "Complex numbers have no rules here: write it with real numbers."
+        )
     return RULES[op] if op in RULES else Derived(op, place(node))
 
 
@@ -150,7 +200,7 @@ def door_check(joint: JointGraph) -> CheckCall:
 
 
 def export_onnx(
-    model: nn.Module,
+    model: Model,
     path: str | os.PathLike[str],
     example_inputs: tuple[Any, Any],
     *,
@@ -175,7 +225,7 @@ def export_onnx(
 
 
 def export_torchscript(
-    model: nn.Module, path: str | os.PathLike[str], example_inputs: tuple[Any, Any], **options: Any
+    model: Model, path: str | os.PathLike[str], example_inputs: tuple[Any, Any], **options: Any
 ) -> None:
     """Write loss, gradient and products of `model` as a TorchScript file, for libtorch and `torch.jit.load`.
 
@@ -194,7 +244,7 @@ def export_torchscript(
 
 
 def export_pt2(
-    model: nn.Module, path: str | os.PathLike[str], example_inputs: tuple[Any, Any], **options: Any
+    model: Model, path: str | os.PathLike[str], example_inputs: tuple[Any, Any], **options: Any
 ) -> None:
     """Write loss, gradient and products of `model` as a `torch.export` archive.
 

@@ -23,12 +23,17 @@ from torch import Tensor, nn
 from .errors import BnrewriteError, FileError, InputError
 from .runtime.session import check_readable
 from .runtime.vectors import listed
+from .sources import as_module
+from .sources.loading import SUFFIXES, load_source
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 BATCH = 16
 """Batch size of an example where neither the user nor the registry names one."""
 
-FORMS = "MODEL is package.module:factory or path/to/file.py:factory"
+FORMS = (
+    "MODEL is package.module:factory, path/to/file.py:factory, or a file that holds the whole model: a .pt2 of "
+    "torch.export, a TorchScript .pt"
+)
 
 
 @dataclass(frozen=True)
@@ -47,25 +52,36 @@ def load_model(
     dtype: str = "float32",
     seed: int = 0,
 ) -> Source:
-    """Call the factory that `name` names, and load `weights` into what it returns.
+    """Call the factory that `name` names, or read the file, and load `weights` into what comes.
 
     `classes` is handed on as `num_classes` where the factory takes that. `seed` fixes the weights that the factory
     draws, so that two commands that name the same model mean the same numbers.
     """
     if weights is not None:
         check_readable(weights)
+    if name.endswith(SUFFIXES):
+        check_readable(name)
+        factory, model = None, load_source(name)
+    else:
+        factory, model = _made(name, classes, seed)
+    model = model.to(DTYPES[dtype])
+    if weights is not None:
+        load_weights(model, weights)
+    return Source(model, _registered(factory))
+
+
+def _made(name: str, classes: int | None, seed: int) -> tuple[Any, nn.Module]:
+    """The factory that `name` names, and the model that it makes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for a model that the module holds ready-made
         factory = _factory(name)
         arguments = {"num_classes": classes} if classes is not None and _takes(factory, "num_classes") else {}
         torch.manual_seed(seed)
         model = factory if isinstance(factory, nn.Module) else _call(name, factory, arguments)
-    if not isinstance(model, nn.Module):
-        raise InputError(f"'{name}' gave a {type(model).__name__}, not an nn.Module.")
-    model = model.to(DTYPES[dtype])
-    if weights is not None:
-        load_weights(model, weights)
-    return Source(model, _registered(factory))
+    try:
+        return factory, as_module(model)
+    except InputError as error:
+        raise InputError(f"'{name}' gave no model: {error}") from error
 
 
 # MODEL -----------------------------------------------------------------------------------------------------------

@@ -57,13 +57,20 @@ class Options:
             if not chosen:
                 raise InputError("the model has no parameter that requires grad: name some with wrt=.")
             return chosen
+        patterns = self.check_names(order)
+        return [name for name in order if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+    def check_names(self, order: Sequence[str]) -> list[str]:
+        """The patterns of `wrt`; raise `InputError` for one that fits none of the parameters named in `order`."""
+        if self.wrt is None or self.wrt == "input":
+            return []
         patterns = [self.wrt] if isinstance(self.wrt, str) else list(self.wrt)
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in order):
                 raise InputError(
                     f"wrt: no parameter matches '{pattern}'. The first ones are {', '.join(order[:4])}."
                 )
-        return [name for name in order if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        return patterns
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

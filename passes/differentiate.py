@@ -24,6 +24,8 @@ from .graph import CapturedGraph, Input, JointGraph
 from .rule import Context, Rule, add_nested, is_zero
 from .splice import Splicer
 
+aten = torch.ops.aten
+
 RuleOf = Callable[[fx.Node], Rule]
 """The rule of a node; raises where there is none."""
 
@@ -52,15 +54,29 @@ def differentiate(
     return JointGraph(walk.splicer.graph, [*captured.inputs, *vectors], outputs, dict(captured.meta))
 
 
+SHAPE_ONLY = frozenset(
+    getattr(aten, name).default
+    for kind in ("zeros", "ones", "full", "empty")
+    for name in (f"{kind}_like", f"new_{kind}")
+)
+"""Operations that read nothing but shape and type of their tensor."""
+
+
 def active_nodes(graph: fx.Graph, sources: Iterable[fx.Node]) -> set[fx.Node]:
     """The nodes whose floating-point value depends on `sources`."""
     active = set(sources)
     for node in graph.nodes:
+        if node.target in SHAPE_ONLY:
+            continue
         if node.op == "call_function" and any(source in active for source in node.all_input_nodes):
             leaves = pytree.tree_leaves(node.meta.get("val"))
-            if any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves):
+            if any(isinstance(leaf, Tensor) and _has_derivative(leaf) for leaf in leaves):
                 active.add(node)
     return active
+
+
+def _has_derivative(leaf: Tensor) -> bool:
+    return leaf.is_floating_point() or leaf.is_complex()
 
 
 class _Walk:

@@ -33,6 +33,9 @@ KINDS: dict[type[Rule], str] = {
     Masked: "piecewise linear",
 }
 
+NO_ONNX_FORM = (torch.ops.aten.linalg_inv.default, torch.ops.aten.linalg_det.default)
+"""The standard has no inverse of a matrix; exporting these is refused with a sentence."""
+
 HEAD = """# Supported operations
 
 Written by `python tests/supported.py` from the rule table, the ONNX lowerings and the tests; the tests compare.
@@ -79,7 +82,7 @@ def operators(case: Case) -> tuple[str, ...]:
 
 def row(case: Case) -> str:
     rows = Counter(c.op for c in CASES)[case.op]
-    shown = ", ".join(operators(case)) or "nothing is computed"
+    shown = "none" if case.op in NO_ONNX_FORM else ", ".join(operators(case)) or "nothing is computed"
     return f"| `{case.op}` | {kind(RULES[case.op])} | {rows} | {shown} |"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from reference import direction, dot, relative_error, truth
@@ -223,6 +226,113 @@ def test_running_statistics_that_do_not_exist() -> None:
     model, x, y = _sandwich(2, True, track_running_stats=False)
     with pytest.raises(InputError, match=r"module 'norm' \(.*test_batch_norm.py:\d+\) keeps none"):
         bnrewrite.transform(model, (x, y), bn="running")
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+class Shared(nn.Module):
+    """One BatchNorm at two places, its second output used twice."""
+
+    def __init__(self, training: bool) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4).train(training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.norm(torch.tanh(self.norm(self.first(x))))
+        return (torch.tanh(z) * z).mean((2, 3))
+
+
+FUNCTIONAL: dict[str, Callable[[Functional, Tensor, Tensor], tuple[Any, ...]]] = {
+    "computed": lambda self, x, z: (z, None, None, self.gamma.exp(), self.gamma * self.beta, True),
+    "from the input": lambda self, x, z: (z, None, None, x.mean() + self.gamma, self.beta, True),
+    "no gamma": lambda self, x, z: (z, self.mean, self.var, None, self.beta, True),
+    "no beta": lambda self, x, z: (z, self.mean, self.var, self.gamma, None, False),
+    "computed statistics": lambda self, x, z: (z, self.mean - 1, self.var.exp(), self.gamma, self.beta, False),
+}  # fmt: skip
+
+
+class Functional(nn.Module):
+    """`F.batch_norm` with tensors of one's own."""
+
+    def __init__(self, how: str, explicit: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.how, self.explicit = nn.Conv2d(3, 4, 1), how, explicit
+        self.gamma, self.beta = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.randn(4))
+        self.register_buffer("mean", torch.randn(4))
+        self.register_buffer("var", torch.rand(4) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, mean, var, gamma, beta, training = FUNCTIONAL[self.how](self, x, self.first(x))
+        if self.explicit and gamma is None:  # PyTorch's second derivative fails without it
+            gamma = torch.ones_like(beta)
+        return torch.tanh(nn.functional.batch_norm(z, mean, var, gamma, beta, training)).mean((2, 3))
+
+
+def _exact(model: nn.Module, x: Tensor, reference: nn.Module | None = None) -> list[dict[str, Any]]:
+    """Captured at one batch size, compared at another; the model stays as it was. Returns the sites."""
+    y, before = torch.randint(4, (len(x),)), {name: part.clone() for name, part in model.state_dict().items()}
+    gm, v = bnrewrite.transform(model, (x, y)), direction(model)
+    x, y = x[1:], y[1:]
+    found, expected = gm(x, y, v), truth(reference or model, x, y, v)
+    assert float(found[0]) == pytest.approx(float(expected[0]), rel=EXACT)
+    assert relative_error(found[1], expected[1]) < EXACT and relative_error(found[2], expected[2]) < EXACT
+    assert all(torch.equal(before[name], part) for name, part in model.state_dict().items())
+    return gm.meta["bnrewrite"]["sites"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_module_twice(training: bool) -> None:
+    torch.manual_seed(0)
+    sites = _exact(Shared(training).double(), _random(6, 3, 4, 4, seed=0))
+    assert [site["module"] for site in sites] == ["norm", "norm"]
+
+
+@pytest.mark.parametrize("how", FUNCTIONAL)
+def test_functional_form_with_tensors_of_ones_own(how: str) -> None:
+    reference = Functional(how, explicit=True).double()
+    (site,) = _exact(Functional(how).double(), _random(6, 3, 4, 4, seed=0), reference)
+    assert site["statistics"] == ("batch" if how in list(FUNCTIONAL)[:3] else "running")
+
+
+def test_a_frozen_one_inside_a_training_model() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4), nn.Tanh(), nn.BatchNorm2d(4).eval(), nn.Tanh(), Mean()
+    )
+    model[3].running_var.mul_(3)
+    sites = _exact(model.double(), _random(6, 3, 4, 4, seed=0))
+    assert [(site["module"], site["statistics"]) for site in sites] == [("1", "batch"), ("3", "running")]
+
+
+def test_channels_last_memory() -> None:
+    model, x, _ = _sandwich(2, True)
+    channels_last = torch.channels_last
+    _exact(model.to(memory_format=channels_last), x.to(memory_format=channels_last))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_sync_batch_norm_outside_a_process_group(momentum: float | None) -> None:
+    """Alone, it is BatchNorm of its own batch."""
+    model, x, _ = _sandwich(2, True, momentum=momentum)
+    (site,) = _exact(nn.SyncBatchNorm.convert_sync_batchnorm(model), x)
+    assert site["module"] == "norm" and site["statistics"] == "batch"
+    assert model.norm.momentum == momentum
+
+
+def test_lazy_modules() -> None:
+    model, x = (
+        nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d(), nn.Tanh(), Mean()).double(),
+        _random(6, 3, 4, 4, seed=0),
+    )
+    with pytest.raises(InputError, match=r"module '0' \(LazyConv2d\) has no sizes yet: run the model once"):
+        bnrewrite.transform(model, (x, torch.randint(4, (6,))))
+    model(x)
+    (site,) = _exact(model, x)
+    assert site["module"] == "1" and site["shape"] == ["N", 4, 4, 4]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -35,7 +35,11 @@ def borrow(model: nn.Module) -> Iterator[Borrowed]:
         for module in model.modules():
             # The batch counter decides only the momentum of the running statistics, which nothing here uses;
             # with momentum=None it would be read as a number, which cannot be captured.
-            if isinstance(module, nn.modules.batchnorm._NormBase) and module.num_batches_tracked is not None:
+            if isinstance(module, nn.SyncBatchNorm):  # it insists on its counter
+                borrowed.set(module, "momentum", module.momentum or 0.1)
+            elif (
+                isinstance(module, nn.modules.batchnorm._NormBase) and module.num_batches_tracked is not None
+            ):
                 borrowed.set(module, "num_batches_tracked", None)
         yield borrowed
     finally:

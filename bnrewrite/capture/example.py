@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -22,12 +24,14 @@ class Example:
 
     @property
     def leaves(self) -> list[Tensor]:
-        return [leaf for leaf in pytree.tree_leaves((self.input, self.target)) if isinstance(leaf, Tensor)]
+        return _tensors((self.input, self.target))
 
     @property
     def batch(self) -> int | None:
-        sizes = [leaf.shape[0] for leaf in self.leaves if leaf.dim() > 0]
-        return sizes[0] if sizes else None
+        """The first size that most tensors have (a table or a mask may stand among them); the target's, if several."""
+        sizes = Counter(leaf.shape[0] for leaf in self.leaves if leaf.dim() > 0)
+        targets = [leaf.shape[0] for leaf in _tensors(self.target) if leaf.dim() > 0]
+        return max(sizes, key=lambda size: (sizes[size], size in targets[:1]), default=None)
 
     def has_batch_axis(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == self.batch
@@ -36,9 +40,8 @@ class Example:
         """The same rows at a batch size that equals no other size, so that no comparison mistakes one for the other."""
         taken = {size for p in parameters for size in p.shape}
         taken |= {size for leaf in self.leaves for size in leaf.shape[1:]}
-        return self.resized(
-            next(p for p in (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61) if p not in taken)
-        )
+        primes = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61)
+        return self.resized(next(size for size in chain(primes, count(67)) if size not in taken))
 
     def resized(self, batch: int) -> Example:
         """The same rows, repeated to another batch size."""
@@ -49,6 +52,10 @@ class Example:
             return leaf.detach()[torch.arange(batch, device=leaf.device) % leaf.shape[0]]
 
         return Example(pytree.tree_map(resize, self.input), pytree.tree_map(resize, self.target))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def example_of(example_inputs: Any) -> Example:

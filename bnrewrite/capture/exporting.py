@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from ..errors import CaptureError, InputError
+from ..errors import CaptureError, InputError, UnsupportedOp
 from ..passes.graph import CapturedGraph
 from .borrowing import borrow
 from .constants import fold_constants
+from .decompositions import decompositions
 from .example import Example, example_of
 from .flattening import flatten, loss_outputs
 from .normalise import make_functional, normalise
@@ -37,6 +39,8 @@ class LossOf(nn.Module):
         self.model, self.loss_fn = model, loss
 
     def forward(self, input: Any, target: Any) -> Tensor:
+        if self.loss_fn is None and isinstance(input, dict):
+            return self.model(**input, target=target)
         if self.loss_fn is None:
             return self.model(*_positional(input), target)
         if isinstance(input, dict):
@@ -65,23 +69,25 @@ def capture(
     Raises `CaptureError` where the model cannot be captured, `InputError` for wrong arguments.
     """
     example = example_of(example_inputs)
+    _refuse_uninitialised(model)
     with borrow(model) as borrowed:
         wrapper = LossOf(model, loss)
         dropouts = training_dropouts(model) if random == "off" else {}
         for module in dropouts.values():
             borrowed.evaluate(module)
         program, is_dynamic = _export(wrapper, example, dynamic_batch)
-        switched_off = [name for name in dropouts if name in dropout_paths(program.graph)]
+        found = dropout_paths(program.graph)
+        switched_off = [name for name, module in dropouts.items() if module.p > 0 and name in found]
         while drawing := random_nodes(program.graph):
             names = owners(model, drawing, random)
             for name, warn in names.items():
                 borrowed.evaluate(model.get_submodule(name))
                 switched_off += [name] if warn else []
-            program, is_dynamic = _export(wrapper, example, dynamic_batch)
+            program, is_dynamic = _export(wrapper, example, is_dynamic)
         _check_loss(program)
         program = _decompose(program, keep)
     if switched_off:
-        listed = ", ".join(f"'{name or type(model).__name__}'" for name in switched_off)
+        listed = ", ".join(f"'{name or _class(model)}'" for name in switched_off)
         warnings.warn(
             f"random numbers are switched off: {listed} act as in evaluation mode (BatchNorm keeps its own mode). "
             "Pass random='error' to refuse such models instead.",
@@ -100,6 +106,20 @@ def capture(
     normalise(captured, bn)
     fold_constants(captured)
     return captured
+
+
+def _refuse_uninitialised(model: nn.Module) -> None:
+    """Lazy modules learn their sizes from a first run, which would change the user's model."""
+    for name, module in model.named_modules():
+        if any(is_lazy(tensor) for tensor in (*module.parameters(False), *module.buffers(False))):
+            raise InputError(
+                f"module '{name}' ({type(module).__name__}) has no sizes yet: run the model once on an input, so "
+                "that it learns them."
+            )
+
+
+def _class(model: nn.Module) -> str:
+    return str(getattr(model, "original_name", type(model).__name__))
 
 
 def _export(wrapper: LossOf, example: Example, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
@@ -133,23 +153,24 @@ def _export_once(wrapper: LossOf, example: Example, dynamic: bool) -> ExportedPr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             return torch.export.export(wrapper, arguments, dynamic_shapes=shapes, strict=False)
+    except (CaptureError, InputError, UnsupportedOp):  # of a source that is run here
+        raise
     except (
         Exception
     ) as error:  # the user's own forward runs here: whatever it raises is reported with its place
         if "more than 1 value per channel" in str(error):
             raise InputError(_single_element(error, wrapper.model)) from error
+        if "Guard failed" in str(error):
+            raise CaptureError(_outside_program(error)) from error
         raise CaptureError(_explain(error)) from error
 
 
 def _decompose(program: ExportedProgram, keep: Collection[torch._ops.OpOverload]) -> ExportedProgram:
     """Functional ATen operations only, those of `keep` left whole."""
-    table = torch.export.default_decompositions()
-    for overload in keep:
-        table.pop(overload, None)
     make_functional(program.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return program.run_decompositions(table)
+        return program.run_decompositions(decompositions(keep))
 
 
 def _explain(error: Exception) -> str:
@@ -164,6 +185,15 @@ def _explain(error: Exception) -> str:
             f"one graph cannot hold. Replace the branch by torch.where or arithmetic. ({first})"
         )
     return f"the model could not be captured{where}: {kind}: {first}"
+
+
+def _outside_program(error: Exception) -> str:
+    """An exported program was called with sizes that it was not made for."""
+    first = str(error).strip().splitlines()[0]
+    return (
+        f"the exported program does not serve such inputs ({first}): give examples of the sizes that it was exported "
+        "with, or export it with a dynamic batch axis."
+    )
 
 
 def _single_element(error: Exception, model: nn.Module) -> str:

@@ -9,7 +9,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from ..passes.graph import Input
+from ..errors import CaptureError
+from ..passes.graph import Input, place
 from .provenance import MODEL, in_loss, module_path, source_line
 
 
@@ -44,6 +45,8 @@ def _inputs(program: ExportedProgram, model: nn.Module, graph: fx.Graph) -> list
     for node, spec in zip(
         [n for n in graph.nodes if n.op == "placeholder"], program.graph_signature.input_specs, strict=True
     ):
+        if spec.kind == InputKind.TOKEN:
+            raise _has_effects(graph)
         if spec.kind == InputKind.USER_INPUT:
             root, path = next(user_names)
             entry = Input(".".join([root, *map(str, path)]), root, path=path)
@@ -69,6 +72,15 @@ def _inputs(program: ExportedProgram, model: nn.Module, graph: fx.Graph) -> list
         first[entry.name] = node
         inputs.append(entry)
     return inputs
+
+
+def _has_effects(graph: fx.Graph) -> CaptureError:
+    """Export puts such operations in order by tokens."""
+    ordered = next(node for node in graph.nodes if "with_effects" in str(node.target))
+    return CaptureError(
+        f"{ordered.args[1]} in {place(ordered)} acts on more than its result, which a graph of plain functions cannot "
+        "hold: write the model without it. (Solvers and factorisations of torch.linalg check for errors that way.)"
+    )
 
 
 def _parameter_names(model: nn.Module) -> dict[int, str]:

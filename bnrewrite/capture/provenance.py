@@ -10,7 +10,7 @@ from torch import fx
 MODEL = "model"
 """Name of the user's model inside the wrapper that is exported."""
 
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _TORCH = Path(torch.__file__).parent
 
 
@@ -35,7 +35,9 @@ def source_line(node: fx.Node) -> str:
     """`file:line` of the user's code that made the node; empty where it is not known."""
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
     found = [line for line in lines if line.startswith("File ")]
-    own = [line for line in found if not is_library(line.split('"')[1])] or found
+    own = [line for line in found if not is_library(line.split('"')[1])]
+    # Where only libraries ran, theirs is better than none; the lines of a source that we run for its owner are not.
+    own = own or [line for line in found if not is_ours(line.split('"')[1])]
     if not own:
         return ""
     _, filename, rest = own[-1].split('"', 2)
@@ -48,7 +50,14 @@ def is_library(filename: str) -> bool:
     path = Path(filename)
     return (
         filename.startswith("<")
-        or path.parent == _HERE
+        or is_ours(filename)
         or _TORCH in path.parents
         or path.name == "contextlib.py"
     )
+
+
+def is_ours(filename: str) -> bool:
+    """Whether a file only runs what the user wrote elsewhere."""
+    parents = Path(filename).parents
+    ours = _PACKAGE in parents and _PACKAGE / "models" not in parents
+    return ours or filename.startswith("<eval_with_key>")

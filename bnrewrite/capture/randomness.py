@@ -12,13 +12,13 @@ from ..errors import CaptureError
 from .provenance import in_loss, module_path, source_line
 
 
-def training_dropouts(model: nn.Module) -> dict[str, nn.Module]:
-    """The dropout modules of PyTorch that would draw: most models have no other random modules, and need not be
-    captured twice."""
+def training_dropouts(model: nn.Module) -> dict[str, nn.modules.dropout._DropoutNd]:
+    """The dropout modules of PyTorch in training mode, those with probability zero too: most models have no other
+    random modules, and need not be captured twice."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training
     }
 
 

@@ -28,6 +28,7 @@ from ..runtime.curvature import fitted_parameters
 from ..runtime.data import checked_feeds
 from ..runtime.session import Array, Session
 from ..runtime.vectors import listed
+from ..sources import Model, as_module
 from .example import ROUNDED_COPIES, nested, random_pair, random_vectors, rounded_copies
 from .oracle import Evaluation, Oracle
 from .report import Parts, Report, Row, relative_error, worst_parts, zero_floor
@@ -43,7 +44,7 @@ Progress = Callable[[str], None]
 
 def verify(
     path: str | os.PathLike[str],
-    model: nn.Module | None = None,
+    model: Model | None = None,
     example_inputs: tuple[Any, Any] | None = None,
     *,
     loss: Loss = None,
@@ -76,8 +77,7 @@ def verify(
     say = progress or (lambda _: None)
     if isinstance(vectors, bool) or not isinstance(vectors, int) or vectors < 1:
         raise InputError(f"vectors must be a whole number of at least 1, not {vectors!r}.")
-    if model is not None and not isinstance(model, nn.Module):
-        raise InputError(f"model must be an nn.Module, not {type(model).__name__}.")
+    model = None if model is None else as_module(model)
     session = Session(path)
     if session.dtype not in (np.float32, np.float64):
         raise InputError(

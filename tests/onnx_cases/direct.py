@@ -70,6 +70,7 @@ DIRECT: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (aten.diagonal_copy.default, (IMAGE, 1, 2, 3), {}),
     (aten.as_strided_copy.default, (X, [SIZE, 2, 2], [4, 2, 1]), {}),
     (aten.empty_strided.default, ([SIZE, 0], [1, 1]), {}),
+    (aten.empty_permuted.default, ([SIZE, 0], [1, 0]), {}),
     (aten.one_hot.default, (integers(N), 5), {}),
     (aten.tril_indices.default, (4, 5, -1), {}),
     (aten.triu_indices.default, (4, 5, 1), {}),

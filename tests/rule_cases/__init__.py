@@ -7,6 +7,7 @@ from . import (
     arithmetic,
     attention,
     indexing,
+    linalg,
     linear,
     loss,
     normalization,
@@ -18,6 +19,7 @@ from . import (
 
 CASES = [
     *linear.CASES,
+    *linalg.CASES,
     *attention.CASES,
     *arithmetic.CASES,
     *pointwise.CASES,

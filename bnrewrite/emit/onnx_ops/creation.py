@@ -93,8 +93,8 @@ def full(b: Builder, node: fx.Node, size: Sequence[int | Size], value: Any, **op
     return filled(b, size, value, val(node).dtype)
 
 
-@lowering(aten.empty_strided.default)
-def empty_strided(b: Builder, node: fx.Node, size: Sequence[int | Size], stride: Any, **options: Any) -> str:
+@lowering(aten.empty_strided.default, aten.empty_permuted.default)
+def empty_strided(b: Builder, node: fx.Node, size: Sequence[int | Size], order: Any, **options: Any) -> str:
     """Zeros; ONNX values have no strides."""
     return filled(b, size, 0, val(node).dtype)
 

@@ -53,11 +53,12 @@ def pad(
     amounts = {at: ends for at, ends in amounts.items() if any(isinstance(e, Size) or e != 0 for e in ends)}
     if not amounts:
         return x
-    if mode == "constant" and all(isinstance(e, int) for ends in amounts.values() for e in ends):
+    fixed = {at: (s, e) for at, (s, e) in amounts.items() if isinstance(s, int) and isinstance(e, int)}
+    if mode == "constant" and len(fixed) == len(amounts):
         # Pad crops too, by its specification, but the ONNX project's own evaluator does not.
-        x = _crop(b, x, {at: (min(s, 0), min(e, 0)) for at, (s, e) in amounts.items()})  # type: ignore[type-var]
-        amounts = {at: (max(s, 0), max(e, 0)) for at, (s, e) in amounts.items()}
-        if not any(any(ends) for ends in amounts.values()):
+        x = _crop(b, x, {at: (min(s, 0), min(e, 0)) for at, (s, e) in fixed.items()})
+        amounts = {at: (max(s, 0), max(e, 0)) for at, (s, e) in fixed.items() if max(s, e) > 0}
+        if not amounts:
             return x
     before, after = ([amounts.get(i, (0, 0))[end] for i in range(rank)] for end in (0, 1))
     filling = [] if mode != "constant" or value == 0 else [number(b, value, v.dtype)]
