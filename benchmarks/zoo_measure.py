@@ -163,7 +163,9 @@ def _float32(entry: Entry, shape: tuple[int, ...], file: Path, written: bool) ->
 def _session(file: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
-    options.enable_mem_reuse = False  # its planner takes time quadratic in the nodes, and saves nothing (see runtime)
+    options.enable_mem_reuse = (
+        False  # its planner takes time quadratic in the nodes, and saves nothing (see runtime)
+    )
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 

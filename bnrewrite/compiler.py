@@ -196,7 +196,18 @@ def door_check(joint: JointGraph) -> CheckCall:
     shapes = {name: [*lead, *shape] for name, shape in joint.meta["parameters"].items()}  # type: ignore[attr-defined]
     sites: list[dict[str, Any]] = joint.meta["sites"]  # type: ignore[assignment]
     single = {s["module"]: 2 for s in sites if s["statistics"] == "batch" and s["per_sample"] == 1}
-    return CheckCall(shapes, single, joint.meta["classes"])  # type: ignore[arg-type]
+    return CheckCall(shapes, single, joint.meta["classes"], _batch(joint))  # type: ignore[arg-type]
+
+
+def _batch(joint: JointGraph) -> tuple[int | str, ...] | None:
+    """Where a call shows its batch size: the first input, or else target, with a symbolic first axis."""
+    placeholders = [node for node in joint.graph.nodes if node.op == "placeholder"]
+    for kind in ("input", "target"):
+        for node, entry in zip(placeholders, joint.inputs, strict=True):
+            val = node.meta["val"]
+            if entry.kind == kind and val.dim() > 0 and isinstance(val.shape[0], torch.SymInt):
+                return (kind, *entry.path)
+    return None
 
 
 def export_onnx(

@@ -45,6 +45,8 @@ rule written by hand: value, tangent, adjoint and the adjoint's tangent, tested 
 same operation in float64, and run through onnxruntime in all its phases at a batch size that it was not traced with.
 For any other differentiable operation the rule is derived from PyTorch's own double backward of that one operation.
 
+[derivation.md](derivation.md) has the formulas of BatchNorm.
+
 - *rule*: what kind of function it is, or the class that holds its formulas.
 - *rows*: rows of the rule's tests (shapes, options, kinks).
 - *ONNX*: the operators that its value becomes, at the first of these rows. Operators without a lowering of their own

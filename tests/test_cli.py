@@ -352,7 +352,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "exiting file": ("export @/exiting.py:tiny -o y", "failed while it was run: SystemExit: 3"),
     "needing file": ("export @/needing.py:tiny -o y", "ModuleNotFoundError: No module named 'not_there'"),
     "failing factory": ("export NET:broken -o y", "could not make a model: ValueError: no such luck"),
-    "no module made": ("export NET:number -o y", "gave a int, not an nn.Module"),
+    "no module made": ("export NET:number -o y", "gave no model: model must be an nn.Module"),
     "not a factory": ("export NET:torch -o y", "is a module, not a function or class"),
     "arguments": ("export torch.nn:Linear -o y", "could not make a model: TypeError"),
     # The example

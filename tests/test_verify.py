@@ -465,7 +465,7 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
             InputError,
             "PyTorch has no second derivative to compare with",
         ),
-        (lambda: bnrewrite.verify(path, 3), InputError, "model must be an nn.Module, not int"),  # type: ignore[arg-type]
+        (lambda: bnrewrite.verify(path, 3), InputError, "model must be an nn.Module, .*, not int"),  # type: ignore[arg-type]
         (
             lambda: bnrewrite.verify(path, vectors=0),
             InputError,

@@ -41,7 +41,7 @@ def rrelu(
     return NotImplemented if training else aten.leaky_relu.default(x, (lower + upper) / 2)
 
 
-WRITTEN_OUT: dict[torch._ops.OpOverload, Callable[..., Any]] = {
+WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
     **get_decompositions([aten.grid_sampler_2d.default]),
     aten._trilinear.default: trilinear,
     aten.rrelu.default: rrelu,

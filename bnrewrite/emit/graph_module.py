@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph_module import reduce_graph_module
-from torch.utils import _pytree as pytree
 
 from ..errors import InputError
 from ..passes.graph import Input, JointGraph
@@ -33,14 +32,17 @@ class CheckCall(nn.Module):
         shapes: dict[str, tuple[int, ...]],
         min_batch: dict[str, int],
         classes: tuple[int, int | None] | None,
+        batch: tuple[int | str, ...] | None = ("input",),
     ) -> None:
         super().__init__()
         self.shapes, self.min_batch, self.classes = shapes, min_batch, classes
+        self.batch = batch
+        """Where the batch size is read: `input` or `target`, and the keys to a tensor inside it."""
 
     def forward(self, input: Any, target: Any, v: dict[str, Tensor]) -> dict[str, Tensor]:
         if not torch.compiler.is_compiling():
             self._check_vector(v)
-            self._check_batch(input)
+            self._check_batch({"input": input, "target": target})
             self.check_target(target)
         return v
 
@@ -59,15 +61,17 @@ class CheckCall(nn.Module):
             if len(given) != len(shape) or any(s not in ("N", g) for s, g in zip(shape, given, strict=True)):
                 raise InputError(f"v['{name}'] has shape {given}, but this graph takes {shape}.")
 
-    def _check_batch(self, input: Any) -> None:
-        leaves = [leaf for leaf in pytree.tree_leaves(input) if isinstance(leaf, Tensor)]
-        if leaves and leaves[0].dim() > 0:
-            for module, least in self.min_batch.items():
-                if leaves[0].shape[0] < least:
-                    raise InputError(
-                        f"the BatchNorm in module '{module}' needs a batch of at least {least}: with "
-                        f"{leaves[0].shape[0]} its statistics are over a single element."
-                    )
+    def _check_batch(self, given: Any) -> None:
+        if self.batch is None:
+            return
+        for key in self.batch:
+            given = given[key]
+        for module, least in self.min_batch.items():
+            if given.shape[0] < least:
+                raise InputError(
+                    f"the BatchNorm in module '{module}' needs a batch of at least {least}: with {given.shape[0]} "
+                    "its statistics are over a single element."
+                )
 
     def check_target(self, target: Any) -> None:
         """Raise where a target on the CPU holds a class that the model does not have."""
