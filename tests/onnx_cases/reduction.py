@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from onnx_harness import IMAGE, B, Case, K, N, X, Y, grid, into, uniform
+from onnx_harness import IMAGE, B, Case, K, N, X, Y, grid, into, normal, uniform
 
 aten = torch.ops.aten
 CASES: list[Case] = []
@@ -129,6 +129,18 @@ case(
     ),
     X,
     Y,
+)
+case(
+    "kthvalue, median",
+    lambda x, y: (
+        *x.kthvalue(2, 1),
+        *x.kthvalue(4, -1, True),
+        *x.median(1),
+        *y.median(1, keepdim=True),
+        *x[0, 0].median(0),
+    ),
+    X,
+    normal(N, 5, 2),
 )
 case("topk", lambda x: (*x.topk(2), *x.topk(3, 1, largest=False)), X)
 case(

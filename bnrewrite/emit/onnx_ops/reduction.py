@@ -21,6 +21,7 @@ from .table import (
     axis,
     cast,
     dims,
+    is_static,
     lowering,
     number,
     reshape,
@@ -249,6 +250,28 @@ def topk(
     return b.ops(
         "TopK", x, b.ints([k]), outputs=2, axis=axis(dim, x_val.dim()), largest=int(largest), sorted=1
     )
+
+
+@lowering(aten.kthvalue.default)
+def kthvalue(b: Builder, node: fx.Node, x: str, k: int, dim: int, keepdim: bool) -> tuple[str, ...]:
+    """The k-th smallest element along `dim`, and where it stands: the last of the k smallest."""
+    x_val = arg_vals(node)[0]
+    if x_val.dim() == 0:
+        return x, b.const(0, np.int64)
+    at = axis(dim, x_val.dim())
+    smallest = b.ops("TopK", x, b.ints([k]), outputs=2, axis=at, largest=0, sorted=1)
+    last = b.const([k - 1] if keepdim else k - 1, np.int64)
+    return tuple(b.op("Gather", entry, last, axis=at) for entry in smallest)
+
+
+@lowering(aten.median.dim)
+def median(b: Builder, node: fx.Node, x: str, dim: int, keepdim: bool) -> tuple[str, ...]:
+    """The median along `dim`, of an even number the lower of the two, and where it stands."""
+    x_val = arg_vals(node)[0]
+    size = x_val.shape[axis(dim, x_val.dim())] if x_val.dim() else 1
+    if not is_static(size):
+        raise unsupported(node, "The median over a symbolic axis has no ONNX form.")
+    return kthvalue(b, node, x, (int(size) + 1) // 2, dim, keepdim)
 
 
 @lowering(aten.sort.default, aten.sort.stable)
