@@ -23,10 +23,10 @@ from . import zoo_small as small
 
 CLASSES = 10
 SIZES = (64, 96, 128, 192, 224, 256, 299)
+"""Sides of an image, tried in this order until the model takes one."""
 LEAST = {"inception_v3": 192, "inception_v4": 192, "mobileone_s0": 128, "swin_v2_t": 256}
 """Smaller images are taken, but say nothing: BatchNorm over two numbers, or padded windows whose vectors are zero, so
 that PyTorch's own H v is lost to rounding or is not a number."""
-"""Sides of an image, tried in this order until the model takes one."""
 
 
 @dataclass(frozen=True)

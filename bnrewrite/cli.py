@@ -288,7 +288,7 @@ def verify(
 
 
 @commands.command()
-@click.argument("what", metavar="MODEL|FILE.onnx")
+@click.argument("what", metavar="MODEL|FILE")
 @model_options
 @json_option
 def inspect(
@@ -307,10 +307,12 @@ def inspect(
     """List the BatchNorm sites, operations and parameters of a model, or what is in an exported file."""
     _check_outputs(json_to)
     with spinner("loading PyTorch") as say:
-        from .inspection import inspect_file, inspect_model
+        from .inspection import inspect_file, inspect_model, inspect_torch_file, is_torch_file
         from .model_source import SUFFIXES, load_model, make_example
 
-        if what.endswith(".onnx") or (Path(what).is_file() and not what.endswith(SUFFIXES)):
+        if is_torch_file(what):
+            found = inspect_torch_file(what)
+        elif what.endswith(".onnx") or (Path(what).is_file() and not what.endswith(SUFFIXES)):
             found = inspect_file(what)
         else:
             source = load_model(what, weights=weights, classes=classes, dtype=dtype, seed=seed)
@@ -322,7 +324,7 @@ def inspect(
                 found = inspect_model(source.model, example, loss=_loss(loss), bn=bn, random=random)
     from .tables import show_file, show_model
 
-    deliver(found, json_to, lambda: show_file(found) if found["kind"] == "onnx" else show_model(what, found))
+    deliver(found, json_to, lambda: show_model(what, found) if found["kind"] == "model" else show_file(found))
     return 0
 
 

@@ -28,6 +28,7 @@ from .errors import UnsupportedOp
 from .losses import Loss
 from .options import Options, check_choice
 from .passes.block import block
+from .passes.constants import fold_constants
 from .passes.differentiate import differentiate
 from .passes.fixed_sizes import fixing_node
 from .passes.graph import CapturedGraph, JointGraph, place
@@ -129,7 +130,9 @@ def compile_joint(model: Model, example_inputs: tuple[Any, Any], options: Option
             stacklevel=4,
         )
     parameters = {
-        entry.name[2:]: _shape_of(joint, entry.name) for entry in joint.inputs if entry.kind == "vector"
+        entry.name.removeprefix("v."): _shape_of(joint, entry.name)
+        for entry in joint.inputs
+        if entry.kind == "vector"
     }
     if options.vectors is not None:
         joint = block(joint, options.vectors)
@@ -247,6 +250,7 @@ def export_onnx(
 
     check_choice("params", params, ("initializers", "inputs"))
     joint = compile_joint(model, example_inputs, Options(**options))
+    fold_constants(joint)
     model_proto = lower(joint, opset=opset, params=params, metadata={"bnrewrite": json.dumps(joint.meta)})
     save(model_proto, path)
 

@@ -89,16 +89,26 @@ def inspect_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     } | {key: value for key, value in asdict(summary).items() if key != "sites"}
 
 
+def is_torch_file(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a TorchScript or torch.export file that bnrewrite wrote."""
+    return zipfile.is_zipfile(path) and _metadata_entry(path) is not None
+
+
 def inspect_torch_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What an exported TorchScript or torch.export file says of itself; FileError where it is not ours.
+    """What an exported TorchScript or torch.export file says of itself; FileError where it is none of ours.
 
     Nothing in the file is executed or unpickled.
     """
     file = Path(path)
     try:
+        entry = _metadata_entry(file)
         with zipfile.ZipFile(file) as archive:
-            entry = next(name for name in archive.namelist() if name.endswith("extra/bnrewrite"))
-            meta = json.loads(archive.read(entry))
-    except (OSError, zipfile.BadZipFile, StopIteration, ValueError) as error:
+            meta = json.loads(archive.read(entry or ""))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise FileError(f"'{file}' is no TorchScript or .pt2 file that bnrewrite wrote.") from error
     return {"kind": "torch", "file": str(file), "bytes": file.stat().st_size} | meta
+
+
+def _metadata_entry(path: str | os.PathLike[str]) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        return next((name for name in archive.namelist() if name.endswith("extra/bnrewrite")), None)

@@ -33,13 +33,15 @@ def show_model(what: str, found: dict[str, Any]) -> None:
 
 
 def show_file(found: dict[str, Any]) -> None:
-    """Tables of what `inspect_file` found."""
+    """Tables of what `inspect_file` or `inspect_torch_file` found."""
     _show_sites(found["sites"])
-    rows = [[*_grouped(found[kind], kind)] for kind in ("inputs", "outputs")]
-    print_table(["", "name", "type", "shape"], [row for group in rows for row in group], "Inputs and outputs")
+    rows = [row for kind in ("inputs", "outputs") if kind in found for row in _grouped(found[kind], kind)]
+    if rows:
+        print_table(["", "name", "type", "shape"], rows, "Inputs and outputs")
     print_table(["operator", ">count"], list(found["nodes"].items()), "Operators")
+    opset = f"opset {found['opset']}, " if "opset" in found else ""
     click.echo(
-        f"{found['file']}: {found['dtype']}, loss {found['loss']}, opset {found['opset']}, "
+        f"{found['file']}: {found['dtype']}, loss {found['loss']}, {opset}"
         f"{len(found['sites'])} BatchNorm sites, {sum(found['nodes'].values())} nodes, "
         f"{_parameters(found['parameters'])}, {_size(found['bytes'])}"
     )

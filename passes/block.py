@@ -16,8 +16,9 @@ from torch import fx
 
 from .differentiate import PRODUCTS, full_arguments, per_argument
 from .graph import JointGraph
+from .rule import call
 from .splice import Splicer
-from .widen import call, widening
+from .widen import widening
 
 aten = torch.ops.aten
 
@@ -46,9 +47,8 @@ def block(joint: JointGraph, count: int) -> JointGraph:
     results: list[Any] = []
     for name, node in zip(joint.outputs, joint.graph.output_node().args[0], strict=True):  # type: ignore[arg-type]
         result = values[node]
-        if (
-            name.split(".")[0] in PRODUCTS and node not in batched
-        ):  # a product that is zero whatever the direction
+        if name.split(".")[0] in PRODUCTS and node not in batched:
+            # Zero whatever the direction.
             result = splicer.call(
                 lambda x: x.new_zeros([count, *x.shape]), result, key=("zeros", count), origin={}
             )
@@ -70,9 +70,8 @@ def _widen(
         source, index = node.args
         return values[source][index]  # type: ignore[index]
     args = [fx.map_arg(entry, values.__getitem__) for entry in full_arguments(node)]
-    if (
-        node.target is aten.sym_size.int or node.target in CARRIED
-    ):  # a size, or a tensor that only looks like another
+    if node.target is aten.sym_size.int or node.target in CARRIED:
+        # A size, or a tensor that only looks like another.
         if node.target is aten.sym_size.int and args[1] >= 0:
             args[1] += 1
         return splicer.call(call, node.target, args, key=("carried", node.target), origin=origin)

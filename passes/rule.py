@@ -260,4 +260,12 @@ def run(rule: Rule, args: Arguments) -> Context:
     return ctx
 
 
+def call(op: torch._ops.OpOverload, args: Arguments) -> Any:
+    """`op` at all its arguments, those that are keyword-only by their names."""
+    schema = op._schema.arguments
+    positional = [value for value, entry in zip(args, schema, strict=True) if not entry.kwarg_only]
+    keywords = {entry.name: value for value, entry in zip(args, schema, strict=True) if entry.kwarg_only}
+    return op(*positional, **keywords)
+
+
 RuleTable = dict[torch._ops.OpOverload, Rule]

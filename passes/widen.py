@@ -6,12 +6,13 @@ and K; the result has the axis K first. What has no such function runs K times a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .rule import call
 
 aten = torch.ops.aten
 
@@ -43,18 +44,6 @@ def _select(arg: Any, wide: Any, k: int) -> Any:
     if isinstance(arg, (list, tuple)) and isinstance(wide, (list, tuple)):
         return [_select(a, w, k) for a, w in zip(arg, wide, strict=True)]
     return arg.select(0, k) if wide is True else arg
-
-
-def call(op: Any, args: Sequence[Any]) -> Any:
-    """`op` at all its arguments in schema order, those that are keyword-only by their names."""
-    schema = op._schema.arguments
-    positional = [a for a, entry in zip(args, schema, strict=True) if not entry.kwarg_only]
-    keywords = {
-        entry.name: a
-        for a, entry in zip(args, schema, strict=True)
-        if entry.kwarg_only and a != entry.default_value
-    }
-    return op(*positional, **keywords)
 
 
 def _spread(x: Tensor, wide: Any, count: int) -> Tensor:
@@ -93,8 +82,6 @@ def along(*positions: int) -> Widening:
         for position in positions:
             axes = args[position]
             if axes is None or axes == []:
-                if args[0].dim() == 1:
-                    return args[0]
                 axes = range(args[0].dim() - 1)
             args[position] = _next(axes) if isinstance(axes, int) else [_next(axis) for axis in axes]
         return call(op, args)
@@ -105,7 +92,8 @@ def along(*positions: int) -> Widening:
 def whole(op: Any, args: Sequence[Any], wide: Sequence[Any], count: int) -> Tensor:
     """sum() and mean() of everything."""
     reduce = {aten.sum.default: torch.sum, aten.mean.default: torch.mean}[op]
-    return reduce(args[0].reshape([count, -1]), 1) if args[0].dim() > 1 else args[0]
+    x, dtype = args
+    return reduce(x.reshape([count, -1]), 1, dtype=dtype)
 
 
 def sizes(op: Any, args: Sequence[Any], wide: Sequence[Any], count: int) -> Tensor:
@@ -279,73 +267,76 @@ def _applies(op: Any, args: Sequence[Any], wide: Sequence[Any]) -> bool:
         return bool(wide[0]) and not wide[1]
     if op is aten.roll.default:
         return len(args[2]) > 0
+    if op in (aten.sum.dim_IntList, aten.mean.dim, aten.flip.default):
+        return args[0].dim() > 1  # of a number: an empty list of axes would mean K
     if op in IMAGES:
-        position = IMAGES[op][0]
-        return args[position].dim() - bool(wide[position]) == 2 + int(re.findall(r"(\d)d", str(op))[0])
+        axes, (position, *_) = IMAGES[op]
+        return args[position].dim() - bool(wide[position]) == 2 + axes
     return True
 
 
-IMAGES: dict[Any, tuple[int, ...]] = {
-    aten.avg_pool1d.default: (0,),
-    aten.avg_pool2d.default: (0,),
-    aten.avg_pool3d.default: (0,),
-    aten._adaptive_avg_pool2d.default: (0,),
-    aten._adaptive_avg_pool3d.default: (0,),
-    aten.reflection_pad1d.default: (0,),
-    aten.reflection_pad2d.default: (0,),
-    aten.reflection_pad3d.default: (0,),
-    aten.replication_pad1d.default: (0,),
-    aten.replication_pad2d.default: (0,),
-    aten.replication_pad3d.default: (0,),
-    aten.upsample_nearest1d.default: (0,),
-    aten.upsample_nearest2d.default: (0,),
-    aten.upsample_nearest3d.default: (0,),
-    aten._upsample_nearest_exact1d.default: (0,),
-    aten._upsample_nearest_exact2d.default: (0,),
-    aten._upsample_nearest_exact3d.default: (0,),
-    aten.upsample_linear1d.default: (0,),
-    aten.upsample_bilinear2d.default: (0,),
-    aten.upsample_bicubic2d.default: (0,),
-    aten.upsample_trilinear3d.default: (0,),
-    aten._upsample_bilinear2d_aa.default: (0,),
-    aten._upsample_bicubic2d_aa.default: (0,),
-    aten.avg_pool2d_backward.default: (0, 1),
-    aten.avg_pool3d_backward.default: (0, 1),
-    aten._adaptive_avg_pool2d_backward.default: (0, 1),
-    aten._adaptive_avg_pool3d_backward.default: (0, 1),
-    aten.reflection_pad1d_backward.default: (0, 1),
-    aten.reflection_pad2d_backward.default: (0, 1),
-    aten.reflection_pad3d_backward.default: (0, 1),
-    aten.replication_pad1d_backward.default: (0, 1),
-    aten.replication_pad2d_backward.default: (0, 1),
-    aten.replication_pad3d_backward.default: (0, 1),
-    aten.max_pool2d_with_indices_backward.default: (0, 1, 7),
-    aten.max_pool3d_with_indices_backward.default: (0, 1, 7),
+def _images(axes: int, positions: tuple[int, ...], names: str) -> dict[Any, tuple[int, tuple[int, ...]]]:
+    return {getattr(aten, name).default: (axes, positions) for name in names.split()}
+
+
+IMAGES: dict[Any, tuple[int, tuple[int, ...]]] = {
+    **_images(
+        1, (0,), "avg_pool1d reflection_pad1d replication_pad1d upsample_nearest1d _upsample_nearest_exact1d"
+    ),
+    **_images(1, (0,), "upsample_linear1d"),
+    **_images(
+        2, (0,), "avg_pool2d _adaptive_avg_pool2d reflection_pad2d replication_pad2d upsample_nearest2d"
+    ),
+    **_images(2, (0,), "_upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d"),
+    **_images(2, (0,), "_upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
+    **_images(
+        3, (0,), "avg_pool3d _adaptive_avg_pool3d reflection_pad3d replication_pad3d upsample_nearest3d"
+    ),
+    **_images(3, (0,), "_upsample_nearest_exact3d upsample_trilinear3d"),
+    **_images(1, (0, 1), "reflection_pad1d_backward replication_pad1d_backward"),
+    **_images(2, (0, 1), "avg_pool2d_backward _adaptive_avg_pool2d_backward reflection_pad2d_backward"),
+    **_images(2, (0, 1), "replication_pad2d_backward"),
+    **_images(3, (0, 1), "avg_pool3d_backward _adaptive_avg_pool3d_backward reflection_pad3d_backward"),
+    **_images(3, (0, 1), "replication_pad3d_backward"),
+    **_images(2, (0, 1, 7), "max_pool2d_with_indices_backward"),
+    **_images(3, (0, 1, 7), "max_pool3d_with_indices_backward"),
 }
-"""Operations on (N, C, *image), and the positions of those arguments that have a batch axis."""
+"""Operations on (N, C, *image): how many axes an image has, and which arguments have the batch axis."""
 
 TABLE: dict[Any, Widening] = {
-    **dict.fromkeys(
-        (aten.where.self, aten._to_copy.default, aten.masked_fill.Scalar, aten.masked_fill.Tensor), pointwise
-    ),
-    **dict.fromkeys(
-        (aten.clone.default, aten.detach.default, aten.alias.default, aten.constant_pad_nd.default), as_it_is
-    ),
-    **dict.fromkeys((aten.zeros_like.default, aten.ones_like.default, aten.pixel_shuffle.default), as_it_is),
-    **dict.fromkeys((aten.pixel_unshuffle.default,), as_it_is),
-    **dict.fromkeys((aten.sum.dim_IntList, aten.mean.dim, aten.cumsum.default, aten.flip.default), along(1)),
-    **dict.fromkeys((aten.select.int, aten.slice.Tensor, aten.unsqueeze.default), along(1)),
-    **dict.fromkeys((aten.squeeze.dim, aten.squeeze.dims), along(1)),
-    **dict.fromkeys(
-        (aten.gather.default, aten.scatter.value, aten.scatter.src, aten.scatter_add.default), along(1)
-    ),
+    aten.where.self: pointwise,
+    aten._to_copy.default: pointwise,
+    aten.masked_fill.Scalar: pointwise,
+    aten.masked_fill.Tensor: pointwise,
+    aten.clone.default: as_it_is,
+    aten.detach.default: as_it_is,
+    aten.alias.default: as_it_is,
+    aten.constant_pad_nd.default: as_it_is,
+    aten.zeros_like.default: as_it_is,
+    aten.ones_like.default: as_it_is,
+    aten.pixel_shuffle.default: as_it_is,
+    aten.pixel_unshuffle.default: as_it_is,
+    aten.sum.dim_IntList: along(1),
+    aten.mean.dim: along(1),
+    aten.cumsum.default: along(1),
+    aten.flip.default: along(1),
+    aten.select.int: along(1),
+    aten.slice.Tensor: along(1),
+    aten.unsqueeze.default: along(1),
+    aten.squeeze.dim: along(1),
+    aten.squeeze.dims: along(1),
     aten.unbind.int: along(1),
-    aten.index_select.default: index_select,
-    **dict.fromkeys((aten.slice_scatter.default, aten.select_scatter.default), along(2)),
-    **dict.fromkeys((aten._softmax_backward_data.default, aten._log_softmax_backward_data.default), along(2)),
+    aten.gather.default: along(1),
+    aten.scatter.value: along(1),
+    aten.scatter.src: along(1),
+    aten.scatter_add.default: along(1),
+    aten.slice_scatter.default: along(2),
+    aten.select_scatter.default: along(2),
     aten.split.Tensor: along(2),
     aten.split_with_sizes.default: along(2),
     aten.roll.default: along(2),
+    aten._softmax_backward_data.default: along(2),
+    aten._log_softmax_backward_data.default: along(2),
     aten.transpose.int: along(1, 2),
     aten.diagonal.default: along(2, 3),
     aten.sum.default: whole,
@@ -360,11 +351,12 @@ TABLE: dict[Any, Widening] = {
     aten.cat.default: join,
     aten.stack.default: join,
     aten.index.Tensor: index,
+    aten.index_select.default: index_select,
     aten.embedding.default: look_up,
     aten.mm.default: mm,
     aten.addmm.default: addmm,
     aten.bmm.default: bmm,
     aten.convolution.default: convolution,
     aten.convolution_backward.default: convolution_backward,
-    **{op: fold_batch(*positions) for op, positions in IMAGES.items()},
+    **{op: fold_batch(*positions) for op, (_, positions) in IMAGES.items()},
 }

@@ -171,6 +171,16 @@ def test_verify_without_a_model_and_with_data(call: Callable[..., Done], folder:
     assert done.out.endswith("passed: all 5 errors are within their bars\n")
 
 
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_inspect_what_was_written_for_torch(call: Callable[..., Done], tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"mlp.{'pt' if kind == 'torchscript' else kind}"
+    assert call("export", f"--{kind}", MLP, "-o", file).status == 0
+    done = call("inspect", file)
+    assert (done.status, done.err) == (0, "")
+    assert re.search(r"layers\.1 +Nx64 +batch +yes +1e-05 +models/mlp.py:\d+", done.out)
+    assert "8 parameters with 6,666 entries" in done.out
+
+
 def test_inspect_model(call: Callable[..., Done], folder: Path) -> None:
     done = call("inspect", f"{folder / 'factories.py'}:tiny", "--input", 4)
     assert done.status == 0

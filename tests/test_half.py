@@ -50,23 +50,17 @@ def test_statistics_accumulate_in_float32(dtype: torch.dtype) -> None:
     assert hvp < 4 * rounding(dtype)
 
 
+@pytest.mark.parametrize(("name", "least"), [("mlp_bn", (2, 3)), ("lenet5", (4, 6))])
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-def test_a_network_is_as_good_as_its_arithmetic(dtype: torch.dtype) -> None:
-    """Four layers of roundings; PyTorch's own double backward is off by as much (bfloat16: 0.6% and 0.8%)."""
-    model = MODELS["mlp_bn"].build_small().to(dtype)
-    x, y = MODELS["mlp_bn"].example(16)
+def test_a_network_is_as_good_as_its_arithmetic(
+    dtype: torch.dtype, name: str, least: tuple[int, int]
+) -> None:
+    """A few layers of roundings; PyTorch's own are as far off (mlp_bn, bfloat16: 0.6% and 0.8%)."""
+    model = MODELS[name].build_small().to(dtype)
+    x, y = MODELS[name].example(16)
     grad, hvp = errors(model, x.to(dtype), y)
-    assert grad < 2 * rounding(dtype)
-    assert hvp < 3 * rounding(dtype)
-
-
-@pytest.mark.parametrize("dtype", HALF, ids=str)
-def test_convolutions_too(dtype: torch.dtype) -> None:
-    model = MODELS["lenet5"].build_small().to(dtype)
-    x, y = MODELS["lenet5"].example(16)
-    grad, hvp = errors(model, x.to(dtype), y)
-    assert grad < 4 * rounding(dtype)
-    assert hvp < 6 * rounding(dtype)
+    assert grad < least[0] * rounding(dtype)
+    assert hvp < least[1] * rounding(dtype)
 
 
 def test_a_float32_graph_converted_to_bfloat16() -> None:

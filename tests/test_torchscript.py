@@ -88,6 +88,30 @@ def test_wrong_arguments(loaded, case: str) -> None:
         scripted(*spoil(x, y, direction(model)))
 
 
+class Table(nn.Module):
+    """The first input has one row whatever the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
+
+    def forward(self, table: Tensor, x: Tensor) -> Tensor:
+        return self.norm(self.lin(x + table))
+
+
+def test_the_batch_is_not_always_the_first_input(tmp_path: Path) -> None:
+    model = Table().double()
+    table, x, y = torch.randn(1, 4).double(), torch.randn(5, 4).double(), torch.tensor([0, 2, 1, 1, 0])
+    bnrewrite.export_torchscript(model, tmp_path / "c.pt", ((table, x), y))
+    scripted, v = torch.jit.load(tmp_path / "c.pt"), direction(model)
+    found = scripted((table, x[:3]), y[:3], v)[2]
+    assert relative_error(found, truth(model, (table, x[:3]), y[:3], v)[2]) < 1e-10
+    with pytest.raises(torch.jit.Error, match="module 'norm' needs a batch of at least 2"):
+        scripted((table, x[:1]), y[:1], v)
+    with pytest.raises(bnrewrite.errors.InputError, match="module 'norm' needs a batch of at least 2"):
+        bnrewrite.transform(model, ((table, x), y))((table, x[:1]), y[:1], v)
+
+
 def test_several_directions(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
     x, y = torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3

@@ -22,7 +22,6 @@ from torch.utils import _pytree as pytree
 from ..errors import CaptureError, InputError, UnsupportedOp
 from ..passes.graph import CapturedGraph
 from .borrowing import borrow
-from .constants import fold_constants
 from .decompositions import decompositions
 from .example import Example, example_of
 from .flattening import flatten, loss_outputs
@@ -104,7 +103,6 @@ def capture(
         },
     )
     normalise(captured, bn)
-    fold_constants(captured)
     return captured
 
 

@@ -32,7 +32,7 @@ class CheckCall(nn.Module):
         shapes: dict[str, tuple[int, ...]],
         min_batch: dict[str, int],
         classes: tuple[int, int | None] | None,
-        batch: tuple[int | str, ...] | None = ("input",),
+        batch: tuple[int | str, ...] | None,
     ) -> None:
         super().__init__()
         self.shapes, self.min_batch, self.classes = shapes, min_batch, classes

@@ -124,30 +124,31 @@ def _source(
 def _door(joint: JointGraph, check: CheckCall) -> Iterator[str]:
     """Statements that refuse wrong shapes, batches that BatchNorm cannot live with, and classes out of range."""
     placeholders = [node for node in joint.graph.nodes if node.op == "placeholder"]
-    batch = None
     for node, entry in zip(placeholders, joint.inputs, strict=True):
         if entry.kind not in ("input", "target"):
             continue
-        value = entry.kind + "".join(
-            f"[{quoted(key) if isinstance(key, str) else key}]" for key in entry.path
-        )
+        value = _accessed((entry.kind, *entry.path))
         sizes = [ANY if isinstance(size, torch.SymInt) else int(size) for size in node.meta["val"].shape]
         shape = repr(sizes) if sizes else "torch.jit.annotate(List[int], [])"
         yield f"self.bnrewrite_shaped({value}, {quoted(entry.name)}, {shape})"
-        if entry.kind == "input" and batch is None and sizes:
-            batch = f"{value}.size(0)"
         if entry.kind == "target" and check.classes is not None and not node.meta["val"].is_floating_point():
             count, ignored = check.classes
             yield f"self.bnrewrite_classes({value}, {count}, {ignored})"
-    if batch is not None:
+    if check.batch is not None:
         for name, least in check.min_batch.items():
             text = f"the BatchNorm in module '{name}' needs a batch of at least {least}."
-            yield f"if {batch} < {least}:"
+            yield f"if {_accessed(check.batch)}.size(0) < {least}:"
             yield f"    raise ValueError({quoted(text)})"
     names = "torch.jit.annotate(List[str], [" + ", ".join(map(quoted, check.shapes)) + "])"
     yield "for name in v:"
     yield f"    if name not in {names}:"
     yield "        raise ValueError(\"v has an entry that this graph does not know: '{}'.\".format(name))"
+
+
+def _accessed(path: tuple[int | str, ...]) -> str:
+    """An argument of `forward`, and the keys that lead from it to a tensor."""
+    root, *keys = path
+    return f"{root}" + "".join(f"[{quoted(key) if isinstance(key, str) else key}]" for key in keys)
 
 
 _RESERVED = {"self", "torch", "Tensor", "Dict", "List", "Tuple", "Optional", "input", "target", "v", "name"}

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedOp
-from ..passes.rule import Context, Needs, PerArgument, Rule
+from ..passes.rule import Context, Needs, PerArgument, Rule, call
 from ..passes.zero import add
 
 
@@ -31,27 +31,21 @@ class Derived(Rule):
 
     def __init__(self, op: torch._ops.OpOverload, where: str = "") -> None:
         self.op, self.where = op, where
-        schema = op._schema.arguments
-        self.names = tuple(argument.name for argument in schema)
-        self._positional = sum(not argument.kwarg_only for argument in schema)
+        self.names = tuple(argument.name for argument in op._schema.arguments)
 
     @property
     def key(self) -> Any:
         return self.op
 
     def value(self, ctx: Context, *args: Any) -> Any:
-        return self._call(args)
-
-    def _call(self, args: Any) -> Any:
-        keywords = dict(zip(self.names[self._positional :], args[self._positional :], strict=True))
-        return self.op(*args[: self._positional], **keywords)
+        return call(self.op, args)
 
     def _rerun(self, ctx: Context) -> tuple[list[Any], list[Tensor]]:
         """Flat arguments as leaves of a fresh autograd graph, and the floating-point outputs."""
         flat, spec = pytree.tree_flatten(list(ctx.args))
         leaves = [entry.detach().requires_grad_() if _differentiable(entry) else None for entry in flat]
         inputs = [entry if leaf is None else leaf for entry, leaf in zip(flat, leaves, strict=True)]
-        outputs = self._call(pytree.tree_unflatten(inputs, spec))
+        outputs = call(self.op, pytree.tree_unflatten(inputs, spec))
         flat_outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
         return flat_outputs, [leaf for leaf in leaves if leaf is not None]
 

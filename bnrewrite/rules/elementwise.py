@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CaptureError
-from ..passes.rule import Context, Linear, Needs, PerArgument, Rule, is_zero, unbroadcast
+from ..passes.rule import Context, Linear, Needs, PerArgument, Rule, call, is_zero, unbroadcast
 from ..passes.zero import MaybeZero, add
 
 Partial = Callable[..., Any]
@@ -62,14 +62,7 @@ def drop(mask: Tensor, g: Tensor) -> Tensor:
 
 def positional(op: Any) -> Callable[..., Any]:
     """`op` as a function of all its schema arguments in order, keyword-only ones too."""
-    schema = op._schema.arguments
-    first = sum(not argument.kwarg_only for argument in schema)
-    names = [argument.name for argument in schema[first:]]
-
-    def call(*args: Any) -> Any:
-        return op(*args[:first], **dict(zip(names, args[first:], strict=True)))
-
-    return call
+    return lambda *args: call(op, args)
 
 
 def indicator(mask: Tensor, like: Tensor) -> Tensor:

@@ -152,9 +152,8 @@ def _set_modes(model: nn.Module, meta: Mapping[str, Any]) -> None:
     for site in meta.get("sites", ()):
         _site_owner(model, site["module"]).training = site["statistics"] == "batch"
     for module in model.modules():
-        if isinstance(module, _DropoutNd) or getattr(
-            module, "draws", False
-        ):  # a file never holds random numbers
+        # A file never holds random numbers.
+        if isinstance(module, _DropoutNd) or getattr(module, "draws", False):
             module.training = False
         elif isinstance(module, nn.SyncBatchNorm):  # it insists on its counter
             module.momentum = module.momentum or 0.1
@@ -164,9 +163,8 @@ def _set_modes(model: nn.Module, meta: Mapping[str, Any]) -> None:
             )
     names = {name for name, _ in model.named_modules()}
     for name in meta.get("random_off", ()):
-        if (
-            name in names
-        ):  # the file may have been made from another form of the model, without names for some modules
+        # The file may have been made from another form of the model, without names for some modules.
+        if name in names:
             model.get_submodule(name).training = False
 
 

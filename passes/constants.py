@@ -1,6 +1,7 @@
-"""What depends on numbers alone (grids of positions, masks, tables of sines) is computed once, when it is captured.
+"""What depends on numbers alone (grids of positions, masks, tables of sines) is computed once, when a file is written.
 
-The graph gets leaner, and a sine that an execution provider rounds in another way is the same everywhere.
+The file gets leaner, and a sine that an execution provider rounds in another way is the same everywhere. A graph that
+stays in PyTorch is left as it is: it may be converted to another type, and its numbers with it.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from ..passes.graph import CapturedGraph, Input
-from ..passes.simplify import DropDeadCode
+from .graph import Input, JointGraph
+from .simplify import DropDeadCode
 
 LARGEST = 1 << 18
 """Elements that a constant may have; what is larger is made when the graph runs."""
 
 
-def fold_constants(captured: CapturedGraph) -> None:
-    """Before: a functional graph. After: a computation on nothing but numbers is a constant among the inputs.
+def fold_constants(joint: JointGraph) -> None:
+    """Before: a joint graph. After: a computation on nothing but numbers is a constant among the inputs.
 
     A tensor that one call makes (`full`, `arange`) stays that call: it takes less room so.
     """
-    graph = captured.graph
+    graph = joint.graph
     values: dict[fx.Node, Tensor] = {}
     for node in graph.nodes:
         if _is_constant(node, values):
@@ -32,7 +33,7 @@ def fold_constants(captured: CapturedGraph) -> None:
                 values[node] = node.target(*args, **kwargs)
     for node in [n for n in values if any(user not in values for user in n.users)]:
         if node.all_input_nodes:
-            captured.inputs.append(_replace(graph, node, values[node]))
+            joint.inputs.append(_replace(graph, node, values[node]))
     DropDeadCode()(graph)
 
 
