@@ -56,3 +56,21 @@ def relative_error(found: Mapping[str, Any], expected: Mapping[str, Tensor]) -> 
 
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return float(sum((a[name] * b[name]).sum() for name in a))
+
+
+def dense_hessian(
+    model: nn.Module, data: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Loss, gradient and Hessian of the mean over batches weighted by size, by autograd in float64."""
+    parameters = list(model.parameters())
+    total = sum(len(x) for x, _ in data)
+    loss: Any = 0.0
+    for x, y in data:
+        output = model(torch.from_numpy(x))
+        loss = loss + nn.functional.cross_entropy(output, torch.from_numpy(y)) * len(x) / total
+    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters, create_graph=True)])
+    rows = [
+        torch.cat([h.reshape(-1) for h in torch.autograd.grad(g, parameters, retain_graph=True)])
+        for g in gradient
+    ]
+    return loss.item(), gradient.detach().numpy(), torch.stack(rows).numpy()

@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from reference import dense_hessian
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 
@@ -30,24 +31,6 @@ def tiny(dtype: torch.dtype = torch.float64) -> nn.Module:
 def batch(size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.standard_normal((size, 4)), rng.integers(0, 3, size)
-
-
-def dense_hessian(
-    model: nn.Module, data: list[tuple[np.ndarray, np.ndarray]]
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Loss, gradient and Hessian of the mean over batches weighted by size, by autograd in float64."""
-    parameters = list(model.parameters())
-    total = sum(len(x) for x, _ in data)
-    loss: Any = 0.0
-    for x, y in data:
-        output = model(torch.from_numpy(x))
-        loss = loss + nn.functional.cross_entropy(output, torch.from_numpy(y)) * len(x) / total
-    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters, create_graph=True)])
-    rows = [
-        torch.cat([h.reshape(-1) for h in torch.autograd.grad(g, parameters, retain_graph=True)])
-        for g in gradient
-    ]
-    return loss.item(), gradient.detach().numpy(), torch.stack(rows).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +102,7 @@ def test_float32_file(folder: Path) -> None:
     _, gradient, hessian = dense_hessian(tiny(), [data])
     c = runtime.open(folder / "tiny32.onnx", data)
     v = np.random.default_rng(1).standard_normal(c.space.size)
-    assert c.session.dtype == np.float32
+    assert c.engine.dtype == np.float32
     assert np.linalg.norm(c.hvp(v) - hessian @ v) < 1e-5 * np.linalg.norm(hessian @ v)
     assert np.linalg.norm(c.space.flatten(c.grad()) - gradient) < 1e-5 * np.linalg.norm(gradient)
     assert c.hvp(v).dtype == np.float64
@@ -379,7 +362,7 @@ def test_wrong_questions(folder: Path) -> None:
     c = runtime.open(folder / "tiny32.onnx", (X, Y))
     refusals: list[tuple[Any, str]] = [
         (lambda: c.ggn(np.ones(53)), "does not hold ggn, only hvp: export it with products=.*'ggn'"),
-        (lambda: c.operator("fisher"), "operator must be 'hessian' or 'ggn', not 'fisher'"),  # type: ignore[arg-type]
+        (lambda: c.operator("fisher"), "matrix must be 'hessian' or 'ggn', not 'fisher'"),  # type: ignore[arg-type]
         (lambda: c.operator("ggn"), "does not hold ggn"),
         (lambda: c.eigs(k=54), "k must be a whole number from 1 to 53, the dimension of the matrix, not 54"),
         (lambda: c.eigs(k=0), "k must be a whole number from 1 to 53"),

@@ -1,26 +1,32 @@
-"""Curvature over a data set: loss, gradient, H v and G v as means over its batches, weighted by batch size.
+"""Curvature over a data set: loss, gradient, H v and G v, and what is estimated from them.
 
-    f(w) = sum_b n_b loss_b(w) / sum_b n_b      and the same mean for grad f, H v and G v
-
-Sums are accumulated in float64, and all results are float64, whatever the type of the file.
+All of them are means over the batches as they are given, weighted by their sizes; all results are float64, whatever the
+type of the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from ..errors import InputError, NumericalError
-from .data import Batch, Data
-from .eigen import Eigs, Which, lanczos
+from ..errors import InputError
+from . import density, diagonal, eigen, layers, solve, trace
+from .checkpoint import Checkpoint, digest_of
+from .data import Data
+from .eigen import Eigs, Which
+from .engine import Engine, open_engine
+from .monitor import Monitor, Progress
 from .operator import CurvatureOperator
-from .session import Array, Session
-from .vectors import Parts, Vector, VectorSpace, as_array, listed
+from .over_data import OverData
+from .parameters import fitted_parameters
+from .session import Array
+from .vectors import Parts, Vector, VectorSpace, as_array
 
 Matrix = Literal["hessian", "ggn"]
 _PRODUCT: dict[str, str] = {"hessian": "hvp", "ggn": "ggn"}
@@ -30,55 +36,89 @@ def open_curvature(
     file: str | os.PathLike[str],
     data: Any,
     *,
+    batch: int | None = None,
     parameters: Mapping[str, Any] | None = None,
     providers: Sequence[Any] | None = None,
     session_options: onnxruntime.SessionOptions | None = None,
+    progress: Progress | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Curvature:
     """Open an exported file over a data set.
 
     Parameters
     ----------
-    file : an ONNX file that `bnrewrite.export_onnx` wrote.
-    data : `(x, y)` arrays, the path of an `.npz` with `input` and `target`, or an iterable of `(x, y)` batches. Several
-        batches mean: the mean over the batches as given, weighted by their sizes.
+    file : an ONNX file that `bnrewrite.export_onnx` wrote. Of a pair made with `linearize=True` either part, or the
+        common name `curvature.onnx` where there is no such file: residuals are computed once for each batch.
+    data : `(x, y)` arrays, the path of an `.npz` with `input` and `target`, or an iterable of `(x, y)` batches or of
+        such paths. Several batches mean: the mean over the batches as given, weighted by their sizes. They are read
+        one at a time, anew for every pass.
+    batch : cut one `(x, y)` or `.npz` into batches of this size, the last one smaller where it does not divide. With
+        batch statistics every choice of it is another function; nothing is cut or merged otherwise.
     parameters : arrays by name, for a file exported with `params="inputs"`.
     providers, session_options : as for `onnxruntime.InferenceSession`.
+    progress : called after every step of an estimator with task, steps done, steps at most (0: unknown), estimate.
+    checkpoint : a file in which every step is stored, so that a run that was killed goes on where it was.
 
     Raises
     ------
     FileError : the file or the data file is missing, damaged, or not what it should be.
-    InputError : data or parameters that do not fit the file.
+    InputError : data or parameters that do not fit the file; a checkpoint of another file or other data.
     """
-    session = Session(file, providers=providers, session_options=session_options)
-    return Curvature(session, Data(data, session), parameters)
+    engine = open_engine(file, providers=providers, session_options=session_options)
+    found = Data(data, engine, batch=batch)
+    fitted = fitted_parameters(engine, parameters)
+    stored = None
+    if checkpoint is not None:
+        stored = Checkpoint(
+            checkpoint,
+            {
+                "exported file": digest_of(engine.files),
+                "data set": found.digest(),
+                "parameters": _digest_of_arrays(fitted),
+            },
+        )
+    return Curvature(engine, found, fitted, Monitor(progress, stored))
 
 
 class Curvature:
-    """Loss, gradient and curvature of one file over one data set.
+    """Loss, gradient and curvature of one file over one data set, at one point.
 
-    `space` holds names and shapes of the parameters and turns dicts into flat vectors and back.
+    `space` holds names and shapes of the parameters and turns dicts into flat vectors and back. Estimators are random:
+    `seed` fixes their probes, and the same seed gives the same numbers on the same machine.
     """
 
-    def __init__(self, session: Session, data: Data, parameters: Mapping[str, Any] | None = None) -> None:
-        self.session, self.data = session, data
-        self._parameters = fitted_parameters(session, parameters)
-        self._by_input = any("N" in shape for shape in session.meta["parameters"].values())
-        self.space = VectorSpace(_shapes(session, data.first() if self._by_input else None))
-        self._point: dict[str, NDArray[np.float64]] = {}
+    def __init__(
+        self, engine: Engine, data: Data, parameters: Mapping[str, Array], monitor: Monitor | None = None
+    ) -> None:
+        self.engine, self.data, self.monitor = engine, data, monitor or Monitor()
+        self._parameters = dict(parameters)
+        self._over = OverData(engine, data, parameters)
+        self._forms: dict[tuple[str, int], layers.LayerForms] = {}
+
+    @property
+    def space(self) -> VectorSpace:
+        """Names, shapes and places in a flat vector of the parameters."""
+        return self._over.space
 
     @property
     def products(self) -> list[str]:
         """The products that the file computes: `hvp`, `ggn`."""
-        return self.session.products
+        return self.engine.products
+
+    @property
+    def statistics(self) -> str:
+        """Which statistics the BatchNorms use: `batch`, `running`, `mixed`, or `none` where there is no BatchNorm."""
+        used = {site["statistics"] for site in self.engine.meta.get("sites", ())}
+        return next(iter(used)) if len(used) == 1 else "mixed" if used else "none"
 
     @property
     def loss(self) -> float:
         """The mean loss."""
-        return float(self._at_point()["loss"])
+        return float(self._over.point()["loss"])
 
     def grad(self) -> Parts:
         """The mean gradient by parameter name."""
-        point = self._at_point()
+        point = self._over.point()
         return {name: point[f"grad.{name}"] for name in self.space.shapes}
 
     @overload
@@ -98,13 +138,13 @@ class Curvature:
         return self._product("ggn", v)
 
     def operator(self, matrix: Matrix = "hessian") -> CurvatureOperator:
-        """H or G as a symmetric `scipy.sparse.linalg.LinearOperator` on flat vectors."""
-        if matrix not in _PRODUCT:
-            raise InputError(f"operator must be 'hessian' or 'ggn', not {matrix!r}.")
-        product = _PRODUCT[matrix]
-        self._require(product)
-        apply: Callable[[Vector], Vector] = lambda v: self._product(product, v)  # type: ignore[assignment,return-value]  # noqa: E731
-        return CurvatureOperator(apply, self.space.size)
+        """H or G as a symmetric `scipy.sparse.linalg.LinearOperator` on flat vectors; `matmat` reads the data once."""
+        product = self._named(matrix)
+        return CurvatureOperator(
+            lambda rows: self._over.products(product, rows), self.space.size, self.engine.block
+        )
+
+    # Estimators ----------------------------------------------------------------------------------------------------
 
     def eigs(
         self,
@@ -122,82 +162,180 @@ class Curvature:
         carry no more. `seed` fixes the start vector.
         """
         if tol is None:
-            tol = 1e-9 if self.session.dtype == np.float64 else 1e-6
-        return lanczos(self.operator(matrix), k, which, tol=tol, seed=seed, maxiter=maxiter)
+            tol = 1e-9 if self.engine.dtype == np.float64 else 1e-6
+        return eigen.lanczos(
+            self.operator(matrix), k, which, tol=tol, seed=seed, maxiter=maxiter, monitor=self.monitor,
+            task=f"eigs {matrix}",
+        )  # fmt: skip
 
-    # One pass over the data --------------------------------------------------------------------------------------
+    def trace(
+        self,
+        *,
+        method: trace.Method | None = None,
+        tol: float | None = 0.05,
+        samples: int = 200,
+        seed: int = 0,
+        matrix: Matrix = "hessian",
+    ) -> trace.Trace:
+        """The trace, with a standard error of at most `tol` times its absolute value, or after `samples` products.
+
+        `method`: `"hutchinson"`, `"hutch++"`, `"xtrace"`, `"exact"` (n products), or `None` for what is most accurate:
+        XTrace where its vectors fit into a gigabyte, Hutchinson beyond.
+        """
+        return trace.trace(
+            self.operator(matrix), method=method, tol=tol, samples=samples, seed=seed, monitor=self.monitor,
+            task=f"trace {matrix}", forms=lambda: (form.sum(axis=1) for form in self._layer_forms(matrix, seed)),
+        )  # fmt: skip
+
+    def diagonal(
+        self,
+        *,
+        method: diagonal.Method | None = None,
+        tol: float | None = 0.05,
+        samples: int = 200,
+        seed: int = 0,
+        matrix: Matrix = "hessian",
+    ) -> diagonal.Diagonal:
+        """The diagonal (n,), with errors whose norm is at most `tol` times its own, or after `samples` products.
+
+        `method`: `"hutchinson"`, `"xdiag"`, `"exact"` (n products), or `None` as in `trace`.
+        """
+        return diagonal.diagonal(
+            self.operator(matrix), method=method, tol=tol, samples=samples, seed=seed, monitor=self.monitor,
+            task=f"diagonal {matrix}",
+        )  # fmt: skip
+
+    def spectral_density(
+        self,
+        *,
+        steps: int | None = None,
+        probes: int = 4,
+        sigma: float | None = None,
+        points: int = density.POINTS,
+        seed: int = 0,
+        matrix: Matrix = "hessian",
+    ) -> density.Density:
+        """The density of the eigenvalues by stochastic Lanczos quadrature: `probes` runs of `steps` products each.
+
+        `steps`: 64 by default; a run keeps that many vectors. `sigma`: width of the Gaussian that broadens them.
+        """
+        return density.spectral_density(
+            self.operator(matrix), steps=steps, probes=probes, sigma=sigma, points=points, seed=seed,
+            monitor=self.monitor, task=f"density {matrix}",
+        )  # fmt: skip
+
+    def layer_traces(
+        self, *, tol: float | None = None, samples: int = 64, seed: int = 0, matrix: Matrix = "hessian"
+    ) -> layers.LayerTraces:
+        """The trace of every parameter's own block, all from the same `samples` probes, or fewer where `tol` is met."""
+        return layers.layer_traces(
+            self._layer_forms(matrix, seed), self._sizes(), tol=tol, samples=samples, monitor=self.monitor
+        )
+
+    def quadratic_form(self, v: Mapping[str, Any] | Array, *, matrix: Matrix = "hessian") -> QuadraticForm:
+        """v.H v (or v.G v) for a dict or a flat vector, with its standard error over the batches."""
+        product, flat = self._named(matrix), self._flat(v)
+        values, sizes = self._over.forms(product, flat)
+        weights = sizes / sizes.sum()
+        value = float(weights @ values)
+        spread = np.sum(weights**2 * (values - value) ** 2) * len(values) / max(len(values) - 1, 1)
+        return QuadraticForm(value, float(np.sqrt(spread)) if len(values) > 1 else float("nan"), len(values))
+
+    @overload
+    def solve(
+        self,
+        b: Mapping[str, Any],
+        *,
+        damping: float = ...,
+        tol: float = ...,
+        maxiter: int | None = ...,
+        matrix: Matrix = ...,
+    ) -> tuple[Parts, solve.Solution]: ...
+    @overload
+    def solve(
+        self,
+        b: Array,
+        *,
+        damping: float = ...,
+        tol: float = ...,
+        maxiter: int | None = ...,
+        matrix: Matrix = ...,
+    ) -> tuple[Vector, solve.Solution]: ...
+    def solve(
+        self,
+        b: Mapping[str, Any] | Array,
+        *,
+        damping: float = 0.0,
+        tol: float = 1e-6,
+        maxiter: int | None = None,
+        matrix: Matrix = "hessian",
+    ) -> tuple[Parts | Vector, solve.Solution]:
+        """x with (H + damping I) x = b by conjugate gradients, in the form of `b`, and how well it is solved.
+
+        A Newton step is `-solve(grad)`. Raises NumericalError where the damped matrix is not positive definite.
+        """
+        flat = self._flat(b)
+        key = _digest_of_arrays({"b": flat})[:16]
+        solution = solve.solve(
+            self.operator(matrix), flat, damping=damping, tol=tol, maxiter=maxiter, monitor=self.monitor,
+            task=f"solve {matrix} {key}",
+        )  # fmt: skip
+        return (self.space.unflatten(solution.x) if isinstance(b, Mapping) else solution.x), solution
+
+    # Helpers -------------------------------------------------------------------------------------------------------
+
+    def _named(self, matrix: str) -> str:
+        """The product of a matrix, which the file must hold."""
+        if matrix not in _PRODUCT:
+            raise InputError(f"matrix must be 'hessian' or 'ggn', not {matrix!r}.")
+        self._require(_PRODUCT[matrix])
+        return _PRODUCT[matrix]
 
     def _require(self, product: str) -> None:
         if product not in self.products:
             raise InputError(
-                f"'{self.session.name}' does not hold {product}, only {', '.join(self.products)}: "
+                f"'{self.engine.name}' does not hold {product}, only {', '.join(self.products)}: "
                 f"export it with products=(..., '{product}')."
             )
 
     def _product(self, product: str, v: Mapping[str, Any] | Array) -> Parts | Vector:
         self._require(product)
+        found = self._over.products(product, self._flat(v)[None])[0]
+        return self.space.unflatten(found) if isinstance(v, Mapping) else found
+
+    def _flat(self, v: Mapping[str, Any] | Array) -> Vector:
         if isinstance(v, Mapping):
-            return self._over_data(product, self.space.checked(v))
-        return self.space.flatten(self._over_data(product, self.space.unflatten(v)))
+            return self.space.flatten(v)
+        return self.space.flatten(self.space.unflatten(as_array(v)))
 
-    def _over_data(self, product: str, v: Parts) -> Parts:
-        names = {f"{product}.{name}": name for name in self.space.shapes}
-        means = self._means(list(names), v)
-        return {name: means[output] for output, name in names.items()}
+    def _sizes(self) -> dict[str, int]:
+        return {name: part.stop - part.start for name, part in self.space.slices.items()}
 
-    def _at_point(self) -> dict[str, NDArray[np.float64]]:
-        if not self._point:
-            # The graph computes everything at once; without a direction it is asked with v = 0.
-            self._means([], {name: np.zeros(shape) for name, shape in self.space.shapes.items()})
-        return self._point
-
-    def _means(self, outputs: list[str], v: Parts) -> dict[str, NDArray[np.float64]]:
-        """Weighted means of `outputs` over the batches. Loss and gradient come along once and are kept."""
-        kept = [] if self._point else ["loss", *(f"grad.{name}" for name in self.space.shapes)]
-        feeds = {f"v.{name}": part.astype(self.session.dtype) for name, part in v.items()}
-        total: dict[str, NDArray[np.float64]] = {}
-        samples = 0
-        for batch in self.data:
-            if self._by_input and batch.number > 0:
-                raise InputError(
-                    "a file made with wrt='input' has one Hessian for each batch: give a single batch."
-                )
-            results = self.session.run(batch.feeds | self._parameters | feeds, [*outputs, *kept])
-            for name, value in results.items():
-                if not np.isfinite(value).all():
-                    raise NumericalError(f"{name} is NaN or infinite on {self.data.place(batch)}.")
-                total[name] = total.get(name, 0.0) + batch.size * value.astype(np.float64)
-            samples += batch.size
-        means = {name: np.asarray(value / samples) for name, value in total.items()}
-        if kept:
-            self._point = {name: means[name] for name in kept}
-        return means
-
-
-def _shapes(session: Session, batch: Batch | None) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters; the batch axis of `wrt="input"` takes the size of the batch."""
-    return {
-        name: tuple(batch.size if batch is not None and size == "N" else size for size in shape)
-        for name, shape in session.meta["parameters"].items()
-    }
-
-
-def fitted_parameters(session: Session, parameters: Mapping[str, Any] | None) -> dict[str, Array]:
-    """Feeds for a file whose parameters are inputs; empty for one that holds them."""
-    expected = {argument.name: argument for argument in session.of_kind("parameter")}
-    if not expected:
-        if parameters is not None:
-            raise InputError(f"'{session.name}' holds its parameters: it takes none from outside.")
-        return {}
-    missing = [name for name in expected if name not in (parameters or {})]
-    if parameters is None or missing:
-        raise InputError(
-            f"'{session.name}' takes its parameters as inputs: give parameters= with {listed(missing)}."
-        )
-    feeds = {name: as_array(parameters[name]) for name in expected}
-    for name, array in feeds.items():
-        if array.shape != expected[name].shape or array.dtype.kind != expected[name].dtype.kind:
-            raise InputError(
-                f"parameter '{name}' is {array.dtype} {list(array.shape)}, the file takes {expected[name].described()}."
+    def _layer_forms(self, matrix: Matrix, seed: int) -> layers.LayerForms:
+        """The probes of one seed, which traces of layers and of the whole share."""
+        key = (matrix, seed)
+        if key not in self._forms:
+            self._forms[key] = layers.LayerForms(
+                self.operator(matrix), self.space.slices, seed, self.monitor, f"layers {matrix}"
             )
-    return {name: np.ascontiguousarray(array, dtype=expected[name].dtype) for name, array in feeds.items()}
+        return self._forms[key]
+
+
+@dataclass(frozen=True)
+class QuadraticForm:
+    """v.A v over all the data; `standard_error` from its spread over the batches (NaN for a single one)."""
+
+    value: float
+    standard_error: float
+    batches: int
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def _digest_of_arrays(arrays: Mapping[str, Array]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(arrays[name]).data)
+    return found.hexdigest()

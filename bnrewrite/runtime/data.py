@@ -6,6 +6,7 @@ never split, never merged, never reordered; results are means over them, weighte
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 import zlib
@@ -16,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import FileError, InputError
-from .session import DATA_ROOTS, Argument, Array, Session, check_readable, one_line
+from .session import DATA_ROOTS, Argument, Array, Described, check_readable, one_line
 from .vectors import as_array, listed
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays by input name, ready for the session; `size` samples."""
+    """Arrays by input name, ready for the file; `size` samples."""
 
     feeds: dict[str, Array]
     size: int
@@ -32,27 +33,37 @@ class Batch:
 class Data:
     """Batches that can be gone through again and again.
 
-    `source`: `(x, y)`; the path of an `.npz` that holds `input` and `target`; or an iterable of `(x, y)`. A list or a
-    data loader is streamed anew at every pass (it must give the same batches each time); a generator is read once and
-    kept. A model of several inputs takes a tuple or a dict as `x`.
+    `source`: `(x, y)`; the path of an `.npz` that holds `input` and `target`; or an iterable of `(x, y)` or of such
+    paths, one for each batch. A list or a data loader is streamed anew at every pass (it must give the same batches
+    each time); a generator is read once and kept. A model of several inputs takes a tuple or a dict as `x`.
+    `batch`: cut one `(x, y)` or `.npz` into batches of that size, the last one smaller where it does not divide.
     """
 
-    def __init__(self, source: Any, session: Session) -> None:
-        self._session = session
+    def __init__(self, source: Any, file: Described, *, batch: int | None = None) -> None:
+        self._file = file
         self._fingerprints: list[int] = []
         self._complete = False
         if isinstance(source, (str, os.PathLike)):
-            source = read_npz(source, session)
-        self._single = Batch(*self._checked(source, None), 0) if _is_pair(source) else None
-        self._source: Iterable[Any] = () if self._single is not None else _repeatable(source)
+            source = read_npz(source, file)
+        whole = Batch(*self._checked(source, None), 0) if _is_pair(source) else None
+        if batch is not None:
+            if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+                raise InputError(f"batch must be a whole number of samples, at least 1, not {batch!r}.")
+            if whole is None:
+                raise InputError(
+                    "batch= cuts one pair (x, y) or one .npz file; this data comes in batches already."
+                )
+        self._whole = whole
+        self._single = whole if batch is None else None
+        self._source: Iterable[Any] = () if whole is not None else _repeatable(source)
+        self._batch = batch
 
     def __iter__(self) -> Iterator[Batch]:
         if self._single is not None:
             yield self._single
             return
         count = 0
-        for number, pair in enumerate(self._source):
-            feeds, size = self._checked(pair, number)
+        for number, (feeds, size) in enumerate(self._batches()):
             self._same_as_before(feeds, number)
             yield Batch(feeds, size, number)
             count += 1
@@ -62,6 +73,25 @@ class Data:
             raise InputError(f"data gave {len(self._fingerprints)} batches first and {count} now: {_STEADY}")
         self._complete = True
 
+    def _batches(self) -> Iterator[tuple[dict[str, Array], int]]:
+        if self._whole is None:
+            for number, pair in enumerate(self._source):
+                yield self._checked(pair, number)
+            return
+        assert self._batch is not None
+        cut = {a.name for a in self._file.of_kind("data") if a.shape and isinstance(a.shape[0], str)}
+        for number, start in enumerate(range(0, self._whole.size, self._batch)):
+            feeds = {
+                name: array[start : start + self._batch] if name in cut else array
+                for name, array in self._whole.feeds.items()
+            }
+            size = min(self._batch, self._whole.size - start)
+            try:
+                _check_least_batch(size, self._file)
+            except InputError as error:
+                raise InputError(f"batch {number} of the data: {error}") from error
+            yield feeds, size
+
     def first(self) -> Batch:
         """The first batch."""
         return next(iter(self))
@@ -70,13 +100,25 @@ class Data:
         """Whether all the data is one batch."""
         return self._single is not None or len(self._fingerprints) == 1
 
+    def digest(self) -> str:
+        """A SHA-256 over every batch, in order."""
+        found = hashlib.sha256()
+        for batch in self:
+            found.update(str(batch.size).encode())
+            for name, array in batch.feeds.items():
+                found.update(f"{name} {array.dtype} {array.shape}".encode())
+                found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
     def place(self, batch: Batch) -> str:
         """How messages name a batch."""
         return "the data" if self._single is not None else f"batch {batch.number} of the data"
 
     def _checked(self, pair: Any, number: int | None) -> tuple[dict[str, Array], int]:
         try:
-            return checked_feeds(pair, self._session)
+            if isinstance(pair, (str, os.PathLike)):
+                pair = read_npz(pair, self._file)
+            return checked_feeds(pair, self._file)
         except InputError as error:
             if number is None:
                 raise
@@ -98,7 +140,11 @@ _STEADY = "every pass must give the same batches in the same order (shuffle=Fals
 
 def _is_pair(source: Any) -> bool:
     """Whether `source` is `(x, y)` rather than a sequence of such pairs."""
-    return isinstance(source, (tuple, list)) and len(source) == 2 and not isinstance(source[1], (tuple, list))
+    if not isinstance(source, (tuple, list)) or len(source) != 2:
+        return False
+    return not any(isinstance(part, (str, os.PathLike)) for part in source) and not isinstance(
+        source[1], (tuple, list)
+    )
 
 
 def _repeatable(source: Any) -> Iterable[Any]:
@@ -111,11 +157,11 @@ def _repeatable(source: Any) -> Iterable[Any]:
     return list(source) if isinstance(source, Iterator) else source
 
 
-def read_npz(path: str | os.PathLike[str], session: Session) -> tuple[Any, Any]:
+def read_npz(path: str | os.PathLike[str], file: Described) -> tuple[Any, Any]:
     """The pair `(input, target)` stored in an .npz; several model inputs as `input.0`, `input.1`, ... or by key."""
     check_readable(path)
     name = os.fspath(path)
-    wanted = [argument.name for argument in session.of_kind("data")]
+    wanted = [argument.name for argument in file.of_kind("data")]
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
@@ -149,11 +195,11 @@ def _nested(arrays: Mapping[str, Array], root: str) -> Any:
     }
 
 
-def checked_feeds(pair: Any, session: Session) -> tuple[dict[str, Array], int]:
+def checked_feeds(pair: Any, file: Described) -> tuple[dict[str, Array], int]:
     """Arrays by input name in the file's own types, and the number of samples; InputError for what does not fit."""
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise InputError(f"a batch must be a pair (x, y), not {type(pair).__name__}.")
-    expected = {argument.name: argument for argument in session.of_kind("data")}
+    expected = {argument.name: argument for argument in file.of_kind("data")}
     given: dict[str, Any] = {}
     for root, value in zip(DATA_ROOTS, pair, strict=True):
         _spread(root, value, expected, given)
@@ -167,8 +213,8 @@ def checked_feeds(pair: Any, session: Session) -> tuple[dict[str, Array], int]:
     sizes: dict[str, tuple[int, str]] = {}
     feeds = {name: _fitted(given[name], argument, sizes) for name, argument in expected.items()}
     batch = _batch_size(feeds, expected)
-    _check_least_batch(batch, session)
-    _check_classes(feeds, session)
+    _check_least_batch(batch, file)
+    _check_classes(feeds, file)
     return feeds, batch
 
 
@@ -227,8 +273,8 @@ def _batch_size(feeds: Mapping[str, Array], expected: Mapping[str, Argument]) ->
     return size
 
 
-def _check_least_batch(size: int, session: Session) -> None:
-    for site in session.meta.get("sites", ()):
+def _check_least_batch(size: int, file: Described) -> None:
+    for site in file.meta.get("sites", ()):
         if size == 1 and site["statistics"] == "batch" and site.get("per_sample") == 1:
             raise InputError(
                 f"the BatchNorm in module '{site['module']}' needs a batch of at least 2: with 1 its statistics are "
@@ -236,8 +282,8 @@ def _check_least_batch(size: int, session: Session) -> None:
             )
 
 
-def _check_classes(feeds: Mapping[str, Array], session: Session) -> None:
-    classes = session.meta.get("classes")
+def _check_classes(feeds: Mapping[str, Array], file: Described) -> None:
+    classes = file.meta.get("classes")
     target = feeds.get("target")
     if not classes or target is None or target.dtype.kind != "i":
         return

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnxruntime
@@ -47,7 +47,7 @@ _TYPES: dict[str, type[np.generic]] = {
     "tensor(bool)": np.bool_,
 }
 
-Kind = Literal["data", "vector", "parameter"]
+Kind = Literal["data", "vector", "parameter", "residual"]
 Array = NDArray[Any]
 
 
@@ -62,6 +62,15 @@ class Argument:
 
     def described(self) -> str:
         return f"{self.dtype} [{', '.join(str(size or '?') for size in self.shape)}]"
+
+
+class Described(Protocol):
+    """What says of itself what it takes: a file, or files that work together."""
+
+    name: str
+    meta: dict[str, Any]
+
+    def of_kind(self, kind: Kind) -> list[Argument]: ...
 
 
 class Session:
@@ -103,6 +112,8 @@ class Session:
         return Argument(node.name, kind, np.dtype(_TYPES[node.type]), shape[1:] if one else shape)
 
     def _kind(self, name: str) -> Kind:
+        if self.meta.get("part") == "apply" and name.startswith("residual."):
+            return "residual"
         if name.startswith("v.") and name.removeprefix("v.") in self.meta["parameters"]:
             return "vector"
         # A parameter may be called "input.weight" too; the file lists the names of all of them.
@@ -129,14 +140,17 @@ class Session:
         """float32 or float64: the type of the vectors, and so of all the arithmetic."""
         return self.of_kind("vector")[0].dtype
 
-    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Evaluate the graph on checked arrays, for one direction; all outputs, or those named."""
-        names = list(self.outputs if outputs is None else outputs)
+    def evaluate(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Evaluate the graph on checked arrays as it is: with `vectors=K`, K directions and K products."""
         try:
-            values = self._session.run(names, self._widened(feeds))
+            values = self._session.run(list(outputs), dict(feeds))
         except ORT_ERRORS as error:
             raise NumericalError(f"onnxruntime stopped in '{self.name}': {one_line(error)}") from error
-        results = dict(zip(names, values, strict=True))
+        return dict(zip(outputs, values, strict=True))
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Evaluate the graph on checked arrays, for one direction; all outputs, or those named."""
+        results = self.evaluate(self._widened(feeds), list(self.outputs if outputs is None else outputs))
         if self.vectors is None:
             return results
         return {

@@ -24,7 +24,7 @@ from torch import nn
 from ..emit.onnx_reading import load, tensors
 from ..errors import InputError
 from ..losses import NAMED, Loss
-from ..runtime.curvature import fitted_parameters
+from ..runtime.parameters import fitted_parameters
 from ..runtime.data import checked_feeds
 from ..runtime.session import Array, Session
 from ..runtime.vectors import listed
