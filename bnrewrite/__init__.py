@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import models, runtime
-    from .compiler import export_onnx, export_pt2, export_torchscript, transform
+    from .compiler import export_onnx, export_pt2, export_torchscript, linearize, transform
     from .verification import verify
 
 __version__ = "0.1.0"
-__all__ = ["export_onnx", "export_pt2", "export_torchscript", "models", "runtime", "transform", "verify"]
+__all__ = [
+    "export_onnx",
+    "export_pt2",
+    "export_torchscript",
+    "linearize",
+    "models",
+    "runtime",
+    "transform",
+    "verify",
+]
 
 # Public names are loaded at first use: `bnrewrite.runtime` must work where there is no torch.
 _HOME = {
     "transform": "compiler",
+    "linearize": "compiler",
     "export_onnx": "compiler",
     "export_pt2": "compiler",
     "export_torchscript": "compiler",

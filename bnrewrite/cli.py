@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from . import __version__
+from .commands import RUNNING
 from .console import collected_notes, deliver, one_line, print_error, print_note, quiet, spinner
 from .errors import BnrewriteError
 
@@ -168,6 +169,11 @@ def commands(context: click.Context) -> None:
     type=click.Choice(["initializers", "inputs"]),
     help="Parameters of an ONNX file.  [default: initializers]",
 )
+@click.option(
+    "--linearize",
+    is_flag=True,
+    help="Write two ONNX files, NAME.primal.onnx and NAME.apply.onnx: what is done once, and for every direction.",
+)
 @json_option
 def export(
     model: str,
@@ -189,9 +195,10 @@ def export(
     vectors: int | None,
     opset: int | None,
     params: str | None,
+    linearize: bool,
     json_to: str | None,
 ) -> int:
-    """Write loss, gradient and curvature products of MODEL as one file.
+    """Write loss, gradient and curvature products of MODEL as one file, or as two.
 
     MODEL is package.module:factory, path/to/file.py:factory, a .pt2 of torch.export or a TorchScript .pt.
     """
@@ -201,7 +208,8 @@ def export(
             f"choose one of --onnx, --torchscript and --pt2, not --{' and --'.join(kinds)}."
         )
     kind = kinds[0] if kinds else "onnx"
-    only_onnx = {key: value for key, value in (("opset", opset), ("params", params)) if value is not None}
+    chosen_for_onnx = {"opset": opset, "params": params, "linearize": linearize or None}
+    only_onnx = {key: value for key, value in chosen_for_onnx.items() if value is not None}
     if kind != "onnx" and only_onnx:
         raise click.UsageError(f"--{next(iter(only_onnx))} is for ONNX files: leave it out with --{kind}.")
     _check_outputs(output, json_to)
@@ -217,7 +225,7 @@ def export(
         )
         say(f"compiling {model}")
         with quiet():
-            getattr(compiler, f"export_{kind}")(
+            written = getattr(compiler, f"export_{kind}")(
                 source.model,
                 output,
                 example,
@@ -230,13 +238,44 @@ def export(
                 random=random,
             )
         say("reading it back")
-        found = inspect_file(output) if kind == "onnx" else inspect_torch_file(output)
+        if linearize:
+            found = _inspect_pair(written)
+        else:
+            found = inspect_file(output) if kind == "onnx" else inspect_torch_file(output)
     found["seconds"] = round(time.perf_counter() - start, 2)
 
     from .tables import show_export
 
-    deliver(found, json_to, lambda: show_export(model, found))
+    deliver(found, json_to, lambda: (_show_pair if linearize else show_export)(model, found))
     return 0
+
+
+def _inspect_pair(files: Sequence[Path]) -> dict[str, Any]:
+    """What `inspect_file` says of the apply part, and of both parts together what they are and take."""
+    from .inspection import inspect_file
+    from .runtime.session import Session
+
+    apply = os.fspath(files[1])
+    meta = Session(apply).meta
+    beside = [Path(f"{file}.data") for file in files]
+    return (
+        inspect_file(apply)
+        | {
+            "files": [os.fspath(file) for file in files],
+            "bytes": sum(file.stat().st_size for file in (*files, *beside) if file.exists()),
+        }
+        | {key: meta[key] for key in ("residuals", "residual_bytes", "batch")}
+    )
+
+
+def _show_pair(model: str, found: dict[str, Any]) -> None:
+    """One line on the two files that were just written."""
+    click.echo(
+        f"{' and '.join(found['files'])}: {', '.join(['loss', 'grad', *found['products']])} of {model} in "
+        f"{found['dtype']}, {len(found['sites'])} BatchNorm sites, {len(found['residuals'])} residuals of "
+        f"{found['residual_bytes'] / 1e6:.1f} MB at batch size {found['batch']}, {found['bytes'] / 1e6:.1f} MB, "
+        f"{found['seconds']} s"
+    )
 
 
 @commands.command()
@@ -337,3 +376,7 @@ def demo(directory: str, epochs: int | None, seed: int) -> int:
     from .demo import EPOCHS, run
 
     return 0 if run(Path(directory), epochs=epochs or EPOCHS, seed=seed) else 1
+
+
+for command in RUNNING:
+    commands.add_command(command)

@@ -2,6 +2,7 @@
 
 model, loss  --capture-->  captured graph  --differentiate-->  joint graph  --simplify-->  lean joint graph
              --emit-->     torch.fx.GraphModule | ONNX file
+             --linearize-->  primal | apply  --emit-->  two of either
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,14 +27,17 @@ from . import __version__, losses
 from .capture import capture, example_of
 from .emit.graph_module import CheckCall, build
 from .emit.lazy import PendingModule
-from .errors import UnsupportedOp
+from .emit.linearized import build_apply, build_primal
+from .errors import InputError, UnsupportedOp
 from .losses import Loss
-from .options import Options, check_choice
+from .options import Options, check_choice, check_memory
 from .passes.block import block
 from .passes.constants import fold_constants
 from .passes.differentiate import differentiate
 from .passes.fixed_sizes import fixing_node
 from .passes.graph import CapturedGraph, JointGraph, place
+from .passes.linearize import Linearized, Memory
+from .passes.linearize import linearize as cut
 from .passes.rule import Rule
 from .passes.simplify import SIMPLIFY
 from .rules.derived import Derived
@@ -91,6 +97,80 @@ def transform(
 def _compiled(model: Model, example_inputs: tuple[Any, Any], options: Options) -> fx.GraphModule:
     joint = compile_joint(model, example_inputs, options)
     return build(joint, door_check(joint))
+
+
+def linearize(
+    model: Model,
+    example_inputs: tuple[Any, Any],
+    *,
+    memory: Memory = None,
+    loss: Loss = "cross_entropy",
+    bn: Literal["batch", "running"] | None = None,
+    wrt: Sequence[str] | str | None = None,
+    products: Sequence[str] = ("hvp",),
+    vectors: int | None = None,
+    random: Literal["off", "error"] = "off",
+    dynamic_batch: bool = True,
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Compile `model` and `loss` into two graphs: what is done once for a point, and what for every direction.
+
+    Every call of `apply` saves the forward and the backward pass, which `primal` has done. What `primal` hands on is
+    decided on the graph, by a minimum cut: bytes saved against work done again in every call of `apply`. Convolutions,
+    matrix products and reductions are never done again.
+
+    Parameters
+    ----------
+    memory : `"least"` saves as few bytes as can be, and repeats element-wise chains for it; `"most"` repeats nothing;
+        `None` weighs one against the other; a number of bytes, at the example's batch size, repeats as little as
+        staying within it takes.
+    model, example_inputs, loss, bn, wrt, products, vectors, random, dynamic_batch : as for `transform`.
+
+    Returns
+    -------
+    GraphModules `primal, apply`: `loss, grad, residuals = primal(input, target)`, `hvp = apply(residuals, v)`; with
+    several products `apply` returns a tuple of dicts, in the order of `products`. `residuals` is a tuple of tensors,
+    some of which may be `input` or `target` themselves. Parameters of both are shared with `model`: after a step of an
+    optimizer call `primal` again. `meta["bnrewrite"]` of both says `part`, `residuals` (type and shape of each) and
+    `residual_bytes`, at the example's batch size.
+
+    Raises
+    ------
+    CaptureError, InputError, UnsupportedOp : as `transform`; `InputError` also where `memory` is less than it takes.
+    """
+    check_memory(memory)
+    joint = compile_joint(
+        model, example_inputs, Options(loss, bn, wrt, products, vectors, random, dynamic_batch)
+    )
+    parts = _linearized(joint, memory)
+    check = door_check(joint)
+    return build_primal(parts.primal, check), build_apply(parts.apply, check)
+
+
+def _linearized(joint: JointGraph, memory: Memory) -> Linearized:
+    """The two parts of the joint graph, which say of themselves what they are."""
+    parts = cut(joint, joint.meta["batch"], memory)  # type: ignore[arg-type]
+    placeholders = (node for node in parts.apply.graph.nodes if node.op == "placeholder")
+    residuals = [
+        _described(node.meta["val"])
+        for node, entry in zip(placeholders, parts.apply.inputs, strict=True)
+        if entry.kind == "input"
+    ]
+    common = {"residuals": residuals, "residual_bytes": parts.residual_bytes}
+    parts.primal.meta |= {"part": "primal", **common}
+    parts.apply.meta |= {"part": "apply", **common}
+    return parts
+
+
+def _described(val: torch.Tensor) -> list[Any]:
+    """[type, shape]; a size that depends on the batch is an expression of "N"."""
+    sizes = [size if isinstance(size, int) else _in_letters(size) for size in val.shape]
+    return [str(val.dtype).removeprefix("torch."), sizes]
+
+
+def _in_letters(size: torch.SymInt) -> str:
+    expression = size.node.expr
+    letters = "|".join(map(str, expression.free_symbols))
+    return re.sub(rf"\b({letters})\b", "N", str(expression))
 
 
 @contextmanager
@@ -236,23 +316,46 @@ def export_onnx(
     *,
     opset: int = 18,
     params: Literal["initializers", "inputs"] = "initializers",
+    linearize: bool = False,
+    memory: Memory = None,
     **options: Any,
-) -> None:
-    """Write loss, gradient and products of `model` as one self-contained ONNX file.
+) -> list[Path]:
+    """Write loss, gradient and products of `model` as one self-contained ONNX file, or as two; returns their paths.
 
     `options` are those of `transform`. Inputs are `input`, `target` and `v.<parameter>`; outputs `loss`,
     `grad.<parameter>`, `hvp.<parameter>`, `ggn.<parameter>`; parameters are initializers under their own names, or
     graph inputs with `params="inputs"`. The batch axis is symbolic (`N`). Only standard operators of `opset` are used.
-    The file appears whole or not at all.
+
+    With `linearize=True`, `curvature.onnx` becomes `curvature.primal.onnx` (from `input` and `target` to `loss`,
+    `grad.*` and `residual.<i>`) and `curvature.apply.onnx` (from `residual.<i>` and `v.*` to the products); `memory` is
+    that of `linearize`. The metadata of both name the `part` and the `pair` that they belong to.
+    Files appear whole or not at all.
     """
     from .emit.onnx import lower
-    from .emit.onnx_file import save
+    from .emit.onnx_file import fingerprint, pair_paths, save, save_all
 
     check_choice("params", params, ("initializers", "inputs"))
+    check_memory(memory)
+    if memory is not None and not linearize:
+        raise InputError("memory= says what is saved between primal and apply: pass linearize=True too.")
     joint = compile_joint(model, example_inputs, Options(**options))
     fold_constants(joint)
-    model_proto = lower(joint, opset=opset, params=params, metadata={"bnrewrite": json.dumps(joint.meta)})
-    save(model_proto, path)
+    if not linearize:
+        save(lower(joint, opset=opset, params=params, metadata=_metadata(joint)), path)
+        return [Path(path)]
+    parts = _linearized(joint, memory)
+    protos = [lower(part, opset=opset, params=params) for part in (parts.primal, parts.apply)]
+    pair = fingerprint(protos)
+    for proto, part in zip(protos, (parts.primal, parts.apply), strict=True):
+        part.meta["pair"] = pair
+        proto.metadata_props.add(key="bnrewrite", value=_metadata(part)["bnrewrite"])
+    files = pair_paths(path)
+    save_all(dict(zip(files, protos, strict=True)))
+    return list(files)
+
+
+def _metadata(joint: JointGraph) -> dict[str, str]:
+    return {"bnrewrite": json.dumps(joint.meta)}
 
 
 def export_torchscript(

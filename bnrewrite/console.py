@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -48,9 +50,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(
             column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
@@ -59,6 +59,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         table.add_row(*(Text(str(cell)) for cell in row))
     console = results()
     with console.capture() as captured:
+        if title:  # a title of the table itself would wrap at its width
+            console.print(Text(title, style="bold"), soft_wrap=True)
         console.print(table)
     print("\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines()) + "\n")
 
@@ -142,3 +144,62 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task(text, total=total)
         yield lambda state: progress.update(task, advance=1, description=f"{text}: {state}")
+
+
+REPORT_EVERY = 20.0
+"""Seconds between two lines on how an estimate stands, where stderr is no terminal."""
+
+
+@contextmanager
+def estimates(say: Callable[[str], None] = print_note) -> Iterator[Callable[[str, int, int, str], None]]:
+    """Yields what an estimator calls after every step: a bar for each task on a terminal, else a line now and then.
+
+    The steps of a task whose end is not known are counted.
+    """
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def line(task: str, done: int, total: int, estimate: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > REPORT_EVERY:
+                last = time.monotonic()
+                say(f"{task}, step {done}{f' of at most {total}' if total else ''}: {estimate}")
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("{task.fields[estimate]}"))  # fmt: skip
+    bars: dict[str, Any] = {}
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+
+        def step(task: str, done: int, total: int, estimate: str) -> None:
+            if task not in bars:
+                for other in bars.values():
+                    progress.remove_task(other)
+                bars.clear()
+                bars[task] = progress.add_task(task, total=total or None, estimate="")
+            progress.update(bars[task], completed=done, total=total or None, estimate=estimate)
+
+        yield step
+
+
+@contextmanager
+def stoppable(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C calls `stop`, which ends the work at the next step; a second one interrupts at once."""
+
+    def first(*_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print_note("stopping after this step; Ctrl-C again ends at once.")
+        stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

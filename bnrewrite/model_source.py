@@ -172,12 +172,8 @@ def _registered(factory: Any) -> Any:
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Load a state dict (`.pt`, `.pth`, ... or `.safetensors`) into `model`; FileError or InputError if it cannot.
-
-    Nothing in the file is executed. `{"state_dict": ...}`, `{"model": ...}` and a prefix `module.` on all names are
-    looked through.
-    """
-    state = _read_safetensors(path) if path.endswith(".safetensors") else _read_checkpoint(path)
+    """Load a state dict, as `read_state` reads it, into `model`; FileError or InputError if it cannot."""
+    state = read_state(path)
     own = model.state_dict()
     # Checkpoints older than this counter lack it; nothing here uses it.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
@@ -197,6 +193,16 @@ def load_weights(model: nn.Module, path: str) -> None:
     if faults:
         raise InputError(f"'{path}' does not fit the model: {'; '.join(faults)}.")
     model.load_state_dict(state, strict=False)
+
+
+def read_state(path: str) -> dict[str, Tensor]:
+    """The tensors of a state dict (`.pt`, `.pth`, ... or `.safetensors`) by name; FileError if it is none.
+
+    Nothing in the file is executed. `{"state_dict": ...}`, `{"model": ...}` and a prefix `module.` on all names are
+    looked through.
+    """
+    check_readable(path)
+    return _read_safetensors(path) if path.endswith(".safetensors") else _read_checkpoint(path)
 
 
 def _read_safetensors(path: str) -> dict[str, Tensor]:

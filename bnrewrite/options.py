@@ -77,3 +77,11 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise `InputError` unless `value` is one of `choices`."""
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}.")
+
+
+def check_memory(memory: Any) -> None:
+    """Raise `InputError` unless `memory` says what `linearize` may save: "least", "most", None or a number of bytes."""
+    if type(memory) is int and memory >= 0:
+        return
+    if memory not in ("least", "most", None):
+        raise InputError(f"memory must be 'least', 'most', None or a number of bytes, not {memory!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -27,21 +28,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo") / "new" / "place"
 
 
-def test_short_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "STEPS", 8)
+    monkeypatch.setattr(demo, "SAMPLES", 12)
     assert demo.run(folder, epochs=3, seed=1, held_out=HELD_OUT)
     captured = capsys.readouterr()
     assert {file.name for file in folder.iterdir()} == {
         "initial.onnx",
         "curvature.onnx",
+        "running.onnx",
         "weights.pt",
         "digits.npz",
+        "results.json",
+        "report.html",
     }
     out = captured.out
     assert re.search(
         r"Trained ResNet-8 on 1438 digits for 3 epochs in [\d.]+ s: it reads \d+\.\d% of 40 held-out", out
     )
     assert "passed: all 5 errors are within their bars" in out
-    assert [line.split(":")[0] for line in captured.err.splitlines()] == ["bnrewrite", "bnrewrite"]
+    notes = [line for line in captured.err.splitlines() if ", step " not in line]
+    assert [line.split(":")[1].split()[0] for line in notes] == ["note"] * 4
 
     # The numbers of the table against PyTorch on the saved weights.
     model = resnet8_digits()
@@ -63,16 +70,38 @@ def test_short_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     # The commands that it prints.
     commands = [line.strip() for line in out.split("Next:\n")[1].splitlines()]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         words = shlex.split(command)
-        start = next(i for i, word in enumerate(words) if word in ("inspect", "verify"))
+        start = next(i for i, word in enumerate(words) if word in ("inspect", "verify", "curvature"))
         assert cli.main(words[start:]) == 0, command
 
 
+def test_report(folder: Path) -> None:
+    """Three spectra, two comparisons, layers and widths; the numbers are those of the results beside it."""
+    results = json.loads((folder / "results.json").read_text())
+    assert [results[name]["statistics"] for name in ("before", "after", "running")] == [
+        "batch",
+        "batch",
+        "running",
+    ]
+    for name, found in results.items():
+        assert found["complete"], name
+    spectrum = results["after"]
+    assert len(spectrum["layers"]["layers"]) == 23
+    assert spectrum["density"]["support"][1] >= spectrum["eigs"]["values"][0] * (1 - 1e-2)
+    assert (
+        results["sensitivity"]["assignment"]["bytes"] <= results["sensitivity"]["assignment"]["budget_bytes"]
+    )
+    page = (folder / "report.html").read_text()
+    for text in ("Before and after training", "Batch against running statistics", "layer3.0.conv2.weight"):
+        assert text in page
+    assert page.count("<img") >= 5
+
+
 def after(out: str, row: str) -> float:
-    """The number in the last column of a row of the table."""
-    (found,) = re.findall(rf"^ *{re.escape(row)} +\S+ +(\S+)$", out, re.MULTILINE)
+    """The number after training, with batch statistics, in a row of the table."""
+    (found,) = re.findall(rf"^ *{re.escape(row)} +[-\d.e]+ +(\S+) +[-\d.e]+$", out, re.MULTILINE)
     return float(found)
 
 

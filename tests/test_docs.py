@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pages import ROOT, Block, blocks
@@ -117,10 +118,13 @@ def test_readme_command_lines_run(tmp_path: Path) -> None:
     namespace: dict[str, Any] = {}
     exec(NETWORK, namespace)
     torch.save(namespace["make"]().state_dict(), tmp_path / "weights.pt")
+    rng = np.random.default_rng(0)
+    data = {"input": rng.standard_normal((4, 3, 32, 32)).astype(np.float32), "target": rng.integers(0, 10, 4)}
+    np.savez(tmp_path / "data.npz", **data)
     (block,) = (block for block in blocks(README, "sh") if block.kind == "cli")
     lines = block.text.splitlines()
     assert [line.split()[:2] for line in lines] == [
-        ["bnrewrite", name] for name in ("export", "verify", "inspect")
+        ["bnrewrite", name] for name in ("export", "verify", "inspect", "curvature", "sensitivity")
     ]
     for line in lines:
         program = [sys.executable, "-m", "bnrewrite", *shlex.split(line)[1:]]
@@ -158,7 +162,7 @@ def test_ci_runs_the_command_of_the_readme(tmp_path: Path) -> None:
 
 
 def test_readme_lists_every_option() -> None:
-    """The options in the table are those of `transform`; `export_onnx` adds the two named below it."""
+    """The options in the table are those of `transform`; `export_onnx` adds those named below it."""
     table = re.findall(r"^\| `(\w+)=` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     keywords = [
         p.name for p in inspect.signature(bnrewrite.transform).parameters.values() if p.kind == p.KEYWORD_ONLY
@@ -169,7 +173,7 @@ def test_readme_lists_every_option() -> None:
         for p in inspect.signature(bnrewrite.export_onnx).parameters.values()
         if p.kind == p.KEYWORD_ONLY
     ]
-    assert keywords == ["opset", "params"]
+    assert keywords == ["opset", "params", "linearize", "memory"]
 
 
 def test_readme_tells_the_versions_that_are_pinned() -> None:

@@ -19,6 +19,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "errors":         ("",                                                     ""),
     "passes":         ("",                                                     "torch"),
     "passes.tracing": ("",                                                     "torch torch.private"),
+    "passes.linearize":
+                      ("errors",                                               "torch networkx"),
     "rules":          ("passes errors",                                        "torch"),
     "losses":         ("errors",                                               "torch"),
     "sources":        ("errors",                                               "torch torch.export"),
@@ -28,7 +30,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "emit.pt2":       ("files passes errors",                                  "torch torch.export"),
     "emit.torchscript emit.torchscript_source":
                       ("files passes errors",                                  "torch"),
-    "runtime":        ("errors",                                               "numpy scipy onnxruntime"),
+    "runtime":        ("errors",                                               "numpy scipy onnxruntime google"),
+    "report":         ("files errors",                                         "numpy matplotlib jinja2"),
     "models":         ("errors",                                               "torch numpy sklearn"),
     "compiler":       ("capture sources options rules losses emit passes errors version", "torch"),
     "verification":   ("sources emit runtime losses errors",                   "torch numpy onnx"),
@@ -36,9 +39,11 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "files":          ("errors",                                               ""),
     "console tables": ("files errors",                                         "rich click"),
     "model_source":   ("sources models runtime losses errors",                 "torch safetensors"),
-    "demo":           ("models compiler verification runtime console files errors",
+    "demo":           ("models compiler verification runtime report console files errors",
                                                                                "torch numpy"),
-    "cli __main__":   ("demo inspection verification model_source compiler runtime console files errors version",
+    "commands":       ("report runtime model_source console files errors",     "click numpy"),
+    "cli __main__":   ("commands demo inspection verification model_source compiler runtime console files errors "
+                       "version",
                                                                                "click"),
     "version":        ("models runtime compiler verification",                 ""),  # the package's own __init__
 }  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,12 +42,13 @@ class CheckCall(nn.Module):
 
     def forward(self, input: Any, target: Any, v: dict[str, Tensor]) -> dict[str, Tensor]:
         if not torch.compiler.is_compiling():
-            self._check_vector(v)
-            self._check_batch({"input": input, "target": target})
+            self.check_vector(v)
+            self.check_batch({"input": input, "target": target})
             self.check_target(target)
         return v
 
-    def _check_vector(self, v: Any) -> None:
+    def check_vector(self, v: Any) -> None:
+        """Raise where `v` is not a dict with one tensor of the right shape for every parameter."""
         if not isinstance(v, dict):
             raise InputError(f"v must be a dict of tensors by parameter name, not {type(v).__name__}.")
         missing, surplus = sorted(self.shapes.keys() - v.keys()), sorted(v.keys() - self.shapes.keys())
@@ -61,7 +63,8 @@ class CheckCall(nn.Module):
             if len(given) != len(shape) or any(s not in ("N", g) for s, g in zip(shape, given, strict=True)):
                 raise InputError(f"v['{name}'] has shape {given}, but this graph takes {shape}.")
 
-    def _check_batch(self, given: Any) -> None:
+    def check_batch(self, given: Any) -> None:
+        """Raise where the batch of `given` (`{"input": ..., "target": ...}`) is too small for a BatchNorm."""
         if self.batch is None:
             return
         for key in self.batch:
@@ -137,14 +140,29 @@ def build(joint: JointGraph, check: CheckCall) -> fx.GraphModule:
     """The GraphModule of `joint`, which is left as it is."""
     graph = fx.Graph()
     roots = {"input": graph.placeholder("input"), "target": graph.placeholder("target")}
-    roots["v"] = graph.placeholder("v")
-    checked = graph.call_module(CHECK, (roots["input"], roots["target"], roots["v"]))
+    v = graph.placeholder("v")
+    roots["vector"] = graph.call_module(CHECK, (roots["input"], roots["target"], v))
+    return assemble(joint, graph, roots, check, _results)
+
+
+def assemble(
+    joint: JointGraph,
+    graph: fx.Graph,
+    roots: dict[str, fx.Node],
+    check: nn.Module,
+    results: Callable[[Sequence[str], Sequence[fx.Node]], Any],
+) -> fx.GraphModule:
+    """`joint` as a GraphModule, in `graph`, whose arguments stand there already.
+
+    `roots`: where inputs of each kind are found; `check`: the module that `graph` calls as `CHECK`; `results`: what is
+    returned, from the names and nodes of the flat outputs.
+    """
     copied: dict[fx.Node, fx.Node] = {}
     attributes: dict[str, Any] = {CHECK: check}
     namer = _Namer(joint.graph)
     placeholders = (node for node in joint.graph.nodes if node.op == "placeholder")
     for node, entry in zip(placeholders, joint.inputs, strict=True):
-        copied[node] = _door(graph, entry, roots, checked)
+        copied[node] = _door(graph, entry, roots)
         copied[node].meta.update(node.meta)
         if entry.owned:
             attributes[entry.name] = entry.tensor
@@ -158,7 +176,8 @@ def build(joint: JointGraph, check: CheckCall) -> fx.GraphModule:
                 name=namer.name(node),
             )
             copied[node].meta.update(node.meta)
-    graph.output(_results(joint, copied))
+    returned = joint.graph.output_node().args[0]
+    graph.output(results(joint.outputs, [copied[node] for node in returned]))  # type: ignore[union-attr,index]
     for node in reversed(graph.nodes):  # parameters that nothing reads
         if node.op in ("get_attr", "call_function") and not node.users:
             graph.erase_node(node)
@@ -200,7 +219,7 @@ def _used(graph: fx.Graph, name: str) -> bool:
     return any(node.op in ("get_attr", "call_module") and node.target == name for node in graph.nodes)
 
 
-def _door(graph: fx.Graph, entry: Input, roots: dict[str, fx.Node], checked: fx.Node) -> fx.Node:
+def _door(graph: fx.Graph, entry: Input, roots: dict[str, fx.Node]) -> fx.Node:
     """The node that stands for one input of the joint graph."""
     if entry.owned:
         shared = graph.create_node("get_attr", entry.name, name=entry.name)
@@ -212,7 +231,10 @@ def _door(graph: fx.Graph, entry: Input, roots: dict[str, fx.Node], checked: fx.
         )
     if entry.kind == "vector":
         return graph.create_node(
-            "call_function", operator.getitem, (checked, entry.name.removeprefix("v.")), name=entry.name
+            "call_function",
+            operator.getitem,
+            (roots["vector"], entry.name.removeprefix("v.")),
+            name=entry.name,
         )
     node = roots[entry.kind]
     for key in entry.path:
@@ -220,14 +242,18 @@ def _door(graph: fx.Graph, entry: Input, roots: dict[str, fx.Node], checked: fx.
     return node
 
 
-def _results(joint: JointGraph, copied: dict[fx.Node, fx.Node]) -> tuple[Any, ...]:
+def _results(names: Sequence[str], nodes: Sequence[fx.Node]) -> tuple[Any, ...]:
     """(loss, {name: gradient}, {name: product}, ...) from the flat outputs."""
-    flat = [copied[node] for node in joint.graph.output_node().args[0]]  # type: ignore[union-attr,index]
-    grouped: dict[str, dict[str, fx.Node]] = {}
-    for name, node in zip(joint.outputs[1:], flat[1:], strict=True):
+    return (nodes[0], *grouped(names[1:], nodes[1:]).values())
+
+
+def grouped(names: Sequence[str], nodes: Sequence[fx.Node]) -> dict[str, dict[str, fx.Node]]:
+    """{"grad": {parameter: node}, "hvp": {parameter: node}, ...} from flat outputs."""
+    groups: dict[str, dict[str, fx.Node]] = {}
+    for name, node in zip(names, nodes, strict=True):
         kind, parameter = name.split(".", 1)
-        grouped.setdefault(kind, {})[parameter] = node
-    return (flat[0], *grouped.values())
+        groups.setdefault(kind, {})[parameter] = node
+    return groups
 
 
 class _Namer:

@@ -203,6 +203,7 @@ def _batch_symbol(joint: JointGraph, batch_name: str) -> dict[str, str]:
     for kinds in (("input",), ("target",), ("vector",)):
         for node, entry in zip(placeholders, joint.inputs, strict=True):
             symbolic = [str(d) for d in shape(val(node)) if not is_static(d)] if entry.kind in kinds else []
+            symbolic = [text for text in symbolic if text.isidentifier()]  # not an expression of it
             if symbolic:
                 return {symbolic[0]: batch_name}
     return {}

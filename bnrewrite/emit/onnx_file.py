@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -24,16 +26,25 @@ def save(
 ) -> None:
     """Write `model` to `path`; if its weights take more than `one_file_bytes`, they go to `<path>.data` beside it.
 
-    Everything is written and checked in a directory of its own next to `path` and moved into place at the end, so a
-    failure leaves nothing behind and never half a file. Raises `FileError` where the path cannot be written.
+    A failure leaves nothing behind and never half a file. Raises `FileError` where the path cannot be written.
     """
-    target = Path(path)
+    save_all({Path(path): model}, one_file_bytes=one_file_bytes)
+
+
+def save_all(models: Mapping[Path, onnx.ModelProto], *, one_file_bytes: int = ONE_FILE_BYTES) -> None:
+    """The same for several models at once, in one directory: all of them or none.
+
+    Everything is written and checked in a directory of its own next to the paths and moved into place at the end.
+    """
     workshop = None
+    target = next(iter(models))
     try:
         workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        written = _write(model, workshop / target.name, one_file_bytes)
-        if target.is_dir():
-            raise IsADirectoryError(f"{target} is a directory")
+        written: list[Path] = []
+        for target, model in models.items():
+            written += _write(model, workshop / target.name, one_file_bytes)
+            if target.is_dir():
+                raise IsADirectoryError(f"{target} is a directory")
         for file in written:
             os.replace(file, target.parent / file.name)
     except OSError as error:
@@ -44,6 +55,21 @@ def save(
     finally:
         if workshop is not None:
             shutil.rmtree(workshop, ignore_errors=True)
+
+
+def pair_paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """`curvature.primal.onnx` and `curvature.apply.onnx` for `curvature.onnx`."""
+    return Path(path).with_suffix(".primal.onnx"), Path(path).with_suffix(".apply.onnx")
+
+
+def fingerprint(models: Iterable[onnx.ModelProto]) -> str:
+    """A name for models that belong together: equal only where graphs and weights are equal."""
+    digest = hashlib.sha256()
+    for model in models:
+        graph = model.graph
+        for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+            digest.update(part.SerializeToString(deterministic=True))
+    return digest.hexdigest()[:32]
 
 
 def _write(model: onnx.ModelProto, path: Path, one_file_bytes: int) -> list[Path]:

@@ -15,6 +15,7 @@ from .monitor import Stopped
 from .operator import CurvatureOperator
 from .session import Argument, Session
 from .solve import Solution
+from .study import Study, described, study
 from .trace import Trace
 
 __all__ = [
@@ -29,6 +30,9 @@ __all__ = [
     "Session",
     "Solution",
     "Stopped",
+    "Study",
     "Trace",
+    "described",
     "open",
+    "study",
 ]

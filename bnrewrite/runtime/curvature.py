@@ -19,14 +19,19 @@ from ..errors import InputError
 from . import density, diagonal, eigen, layers, solve, trace
 from .checkpoint import Checkpoint, digest_of
 from .data import Data
+from .diagonal import Diagonal
 from .eigen import Eigs, Which
 from .engine import Engine, open_engine
+from .landscape import Directions, Landscape, coordinates, eigen_directions, random_directions, rows
 from .monitor import Monitor, Progress
 from .operator import CurvatureOperator
 from .over_data import OverData
 from .parameters import fitted_parameters
+from .pruning import saliency
+from .sensitivity import Sensitivity, sensitivity
 from .session import Array
 from .vectors import Parts, Vector, VectorSpace, as_array
+from .weights import read_weights
 
 Matrix = Literal["hessian", "ggn"]
 _PRODUCT: dict[str, str] = {"hessian": "hvp", "ggn": "ggn"}
@@ -282,6 +287,75 @@ class Curvature:
         )  # fmt: skip
         return (self.space.unflatten(solution.x) if isinstance(b, Mapping) else solution.x), solution
 
+    # What the weights have to do with it -----------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Array]:
+        """The parameters at which the curvature is taken: read from the file, or as they were given."""
+        if self._by_input():
+            raise InputError("the file was made with wrt='input': its Hessian is not by the weights.")
+        if self._parameters:
+            return {name: self._parameters[name] for name in self.space.shapes}
+        return read_weights(self.engine.files[0], self.space.shapes)
+
+    def sensitivity(
+        self,
+        bits: Sequence[int] = (2, 4, 8),
+        *,
+        tol: float | None = None,
+        samples: int = 64,
+        seed: int = 0,
+        matrix: Matrix = "hessian",
+    ) -> Sensitivity:
+        """HAWQ-V2 scores of every weight tensor at each width: average trace times squared quantization error.
+
+        Quantization is symmetric with a scale for each output channel. Traces are those of `layer_traces`.
+        """
+        weights = self.weights()
+        traces = self.layer_traces(tol=tol, samples=samples, seed=seed, matrix=matrix)
+        return sensitivity(weights, traces, bits)
+
+    def saliency(self, found: Diagonal) -> dict[str, Array]:
+        """w_i^2 H_ii / 2 of every entry of the weight tensors (two axes or more), from an estimate of the diagonal."""
+        weights = {name: w for name, w in self.weights().items() if w.ndim > 1}
+        parts = self.space.unflatten(found.values)
+        return saliency(weights, {name: parts[name] for name in weights})
+
+    def landscape(
+        self,
+        *,
+        directions: Directions = "random",
+        extent: float = 1.0,
+        points: int = 21,
+        seed: int = 0,
+        matrix: Matrix = "hessian",
+    ) -> Landscape:
+        """The loss at `points` x `points` weights w + x d1 + y d2, with x and y from -`extent` to `extent`.
+
+        Needs a file exported with `params="inputs"`. `directions`: `"random"`, filter-normalised, or `"eigs"`, the two
+        eigenvectors of largest magnitude.
+        """
+        if not self._parameters:
+            raise InputError(
+                f"'{self.engine.name}' holds its weights, so they cannot be moved: export it with params='inputs' "
+                "(--params inputs) and give the weights with parameters= (--weights)."
+            )
+        weights, eigenvalues = self.weights(), None
+        axis = coordinates(extent, points)
+        if directions == "eigs":
+            pairs = self.eigs(2, matrix=matrix, seed=seed, tol=1e-4)
+            first, second = eigen_directions(pairs.vectors, self.space)
+            eigenvalues = (float(pairs.values[0]), float(pairs.values[1]))
+        elif directions == "random":
+            first, second = random_directions(weights, seed)
+        else:
+            raise InputError(f"directions must be 'random' or 'eigs', not {directions!r}.")
+        task = f"landscape {directions} {extent} {points} {matrix} seed {seed}"
+        loss, complete = rows(
+            lambda moved: self._over.loss_at({**self._parameters, **moved}), weights, first, second, axis, axis,
+            self.monitor, task,
+        )  # fmt: skip
+        return Landscape(axis, axis, loss, self.loss, directions, eigenvalues, complete)
+
     # Helpers -------------------------------------------------------------------------------------------------------
 
     def _named(self, matrix: str) -> str:
@@ -290,6 +364,9 @@ class Curvature:
             raise InputError(f"matrix must be 'hessian' or 'ggn', not {matrix!r}.")
         self._require(_PRODUCT[matrix])
         return _PRODUCT[matrix]
+
+    def _by_input(self) -> bool:
+        return any("N" in shape for shape in self.engine.meta["parameters"].values())
 
     def _require(self, product: str) -> None:
         if product not in self.products:

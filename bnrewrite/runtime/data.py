@@ -10,7 +10,7 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,9 +159,14 @@ def _repeatable(source: Any) -> Iterable[Any]:
 
 def read_npz(path: str | os.PathLike[str], file: Described) -> tuple[Any, Any]:
     """The pair `(input, target)` stored in an .npz; several model inputs as `input.0`, `input.1`, ... or by key."""
+    arrays = read_arrays(path, [argument.name for argument in file.of_kind("data")])
+    return _nested(arrays, "input"), _nested(arrays, "target")
+
+
+def read_arrays(path: str | os.PathLike[str], wanted: Sequence[str] | None = None) -> dict[str, Array]:
+    """The arrays of an .npz, all or those wanted. Pickled objects are refused."""
     check_readable(path)
     name = os.fspath(path)
-    wanted = [argument.name for argument in file.of_kind("data")]
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
@@ -169,12 +174,12 @@ def read_npz(path: str | os.PathLike[str], file: Described) -> tuple[Any, Any]:
                 f"'{name}' holds one array without a name: save it with np.savez(file, input=, target=)."
             )
         with archive:
-            missing = [key for key in wanted if key not in archive.files]
+            missing = [key for key in wanted or () if key not in archive.files]
             if missing:
                 raise FileError(
                     f"'{name}' has no array called {listed(missing)}; it holds {listed(archive.files) or 'nothing'}."
                 )
-            arrays = {key: archive[key] for key in wanted}
+            return {key: archive[key] for key in (archive.files if wanted is None else wanted)}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileError(
             f"'{name}' is no .npz file of plain arrays (pickled objects are refused: reading them could run any code)."
@@ -183,7 +188,6 @@ def read_npz(path: str | os.PathLike[str], file: Described) -> tuple[Any, Any]:
         if isinstance(error, FileError):
             raise
         raise FileError(f"'{name}' cannot be read: {one_line(error)}") from error
-    return _nested(arrays, "input"), _nested(arrays, "target")
 
 
 def _nested(arrays: Mapping[str, Array], root: str) -> Any:

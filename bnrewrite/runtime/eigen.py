@@ -25,7 +25,7 @@ _ORDER = {"LM": lambda values: -np.abs(values), "LA": lambda values: -values, "S
 # Below this dimension the matrix is formed from n products: Lanczos would need as many.
 _DENSE = 20
 _KEPT = 1 << 28
-"""Numbers that are kept of what Lanczos asked for, for an estimate on the way (two gigabytes)."""
+"""Numbers that are kept of vectors and images, for an estimate on the way (two gigabytes)."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ def _ordered(values: Array, vectors: Array, which: Which, k: int) -> tuple[Array
 
 
 class _Seen(LinearOperator):
-    """`steps`, with the last vectors and images that went through: their Ritz values are the estimate on the way."""
+    """`steps`, and of the vectors and images that went through what their best Ritz pairs on the way are made from."""
 
     def __init__(self, steps: Steps, k: int, which: Which) -> None:
         super().__init__(np.dtype(np.float64), steps.shape)
         self._steps, self._k, self._which = steps, k, which
-        self._most = max(k + 1, min(2 * k + 20, _KEPT // (2 * steps.shape[0])))
+        self._most = max(k + 2, min(2 * k + 20, _KEPT // (2 * steps.shape[0])))
         self._vectors: list[Array] = []
         self._images: list[Array] = []
         self._overlaps = np.zeros((3, 0, 0))
@@ -132,12 +132,19 @@ class _Seen(LinearOperator):
         return image
 
     def _keep(self, x: Array, image: Array) -> None:
-        drop = max(0, len(self._vectors) + 1 - self._most)
-        self._vectors, self._images = [*self._vectors[drop:], x], [*self._images[drop:], image]
+        if len(self._vectors) >= self._most:
+            # ARPACK restarts and does not ask again for what it has: the best of it stands for the rest.
+            _, c = self._projected()
+            c = c[:, : self._k + 1]
+            self._vectors, self._images = (
+                list(_combined(kept, c).T) for kept in (self._vectors, self._images)
+            )
+            self._overlaps = c.T @ self._overlaps @ c
+        self._vectors, self._images = [*self._vectors, x], [*self._images, image]
         row = np.array(
             [[a @ x, a @ image, b @ image] for a, b in zip(self._vectors, self._images, strict=True)]
         )
-        self._overlaps = np.pad(self._overlaps[:, drop:, drop:], ((0, 0), (0, 1), (0, 1)))
+        self._overlaps = np.pad(self._overlaps, ((0, 0), (0, 1), (0, 1)))
         self._overlaps[:, :, -1] = self._overlaps[:, -1, :] = row.T
 
     def _projected(self) -> tuple[Array, Array]:

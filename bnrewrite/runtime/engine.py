@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import FileError
 from .session import Argument, Array, Kind, Session
-from .vectors import VectorSpace, listed
+from .vectors import VectorSpace
 
 RESIDUAL_BYTES = 1 << 31
 """Residuals of batches are kept up to this size; those of further batches are computed anew in every pass."""
@@ -217,10 +217,6 @@ def open_engine(
         raise FileError(
             f"'{primal.name}' and '{apply.name}' come from different exports: export both anew with linearize=True."
         )
-    known = {*primal.outputs, *primal.arguments}
-    missing = [a.name for a in apply.of_kind("residual") if a.name not in known]
-    if missing:
-        raise FileError(f"'{apply.name}' needs {listed(missing)}, which '{primal.name}' does not give.")
     return Pair(primal, apply)
 
 

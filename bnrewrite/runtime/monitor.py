@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,8 @@ from .checkpoint import Checkpoint
 Vector = NDArray[np.float64]
 
 
-class Progress(Protocol):
-    """Called after every step: the task, steps done, steps at most, and the estimate with its error so far."""
-
-    def __call__(self, task: str, done: int, total: int, estimate: str) -> None: ...
+Progress = Callable[[str, int, int, str], None]
+"""Called after every step: the task, steps done, steps at most (0: unknown), and the estimate with its error so far."""
 
 
 class Stopped(BnrewriteError):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-STREAMS = {"trace": 0, "sketch": 1, "density": 2, "start": 3}
+STREAMS = {"trace": 0, "sketch": 1, "density": 2, "start": 3, "landscape": 4}
 """Independent sequences of one seed."""
 
 

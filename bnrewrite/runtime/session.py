@@ -137,8 +137,10 @@ class Session:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """float32 or float64: the type of the vectors, and so of all the arithmetic."""
-        return self.of_kind("vector")[0].dtype
+        """float32 or float64: the type of the vectors (of the loss where there are none), and so of all arithmetic."""
+        vectors = self.of_kind("vector")
+        loss = next((output for output in self._session.get_outputs() if output.name == "loss"), None)
+        return vectors[0].dtype if loss is None or vectors else np.dtype(_TYPES[loss.type])
 
     def evaluate(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Evaluate the graph on checked arrays as it is: with `vectors=K`, K directions and K products."""
@@ -181,12 +183,7 @@ def _start(
     names = [entry if isinstance(entry, str) else entry[0] for entry in providers or ()]
     if missing := [entry for entry in names if entry not in onnxruntime.get_available_providers()]:
         raise InputError(f"onnxruntime has no execution provider '{missing[0]}' on this machine.")
-    if options is None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # whatever it would log as an error is raised as well
-        # The planner of memory takes time quadratic in the number of nodes (DenseNet-BC: half of the start, deep
-        # attention networks: minutes); calls take as long and no more memory without it.
-        options.enable_mem_reuse = False
+    options = default_options() if options is None else options
     try:
         return onnxruntime.InferenceSession(
             source if isinstance(source, bytes) else os.fspath(source),
@@ -195,6 +192,16 @@ def _start(
         )
     except ORT_ERRORS as error:
         raise FileError(f"'{name}' cannot be opened by onnxruntime: {one_line(error)}") from error
+
+
+def default_options() -> onnxruntime.SessionOptions:
+    """How sessions are started where nothing else is asked for."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # whatever it would log as an error is raised as well
+    # The planner of memory takes time quadratic in the number of nodes (DenseNet-BC: half of the start, deep
+    # attention networks: minutes); calls take as long and no more memory without it.
+    options.enable_mem_reuse = False
+    return options
 
 
 def check_readable(path: str | os.PathLike[str]) -> None:

@@ -24,8 +24,8 @@ from torch import nn
 from ..emit.onnx_reading import load, tensors
 from ..errors import InputError
 from ..losses import NAMED, Loss
-from ..runtime.parameters import fitted_parameters
 from ..runtime.data import checked_feeds
+from ..runtime.parameters import fitted_parameters
 from ..runtime.session import Array, Session
 from ..runtime.vectors import listed
 from ..sources import Model, as_module
@@ -79,6 +79,11 @@ def verify(
         raise InputError(f"vectors must be a whole number of at least 1, not {vectors!r}.")
     model = None if model is None else as_module(model)
     session = Session(path)
+    if part := session.meta.get("part"):
+        raise InputError(
+            f"'{session.name}' is the {part} part of a pair, and verify takes single files: export once without "
+            "linearize=True. Both parts are cut from the graph of that file."
+        )
     if session.dtype not in (np.float32, np.float64):
         raise InputError(
             f"'{session.name}' computes in {session.dtype}; only float32 and float64 can be verified."
