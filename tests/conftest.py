@@ -8,11 +8,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
 
+from typing import Any
+
+import onnxruntime
 import pytest
 import torch
 
+
+class OneThread(onnxruntime.InferenceSession):
+    """A session whose threads do not spin while the other worker computes."""
+
+    def __init__(self, source: Any, sess_options: Any = None, *args: Any, **keywords: Any) -> None:
+        options = sess_options or onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.intra_op_num_threads or 1
+        super().__init__(source, options, *args, **keywords)
+
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+    onnxruntime.InferenceSession = OneThread
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
