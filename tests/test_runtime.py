@@ -253,7 +253,18 @@ x, y = np.load(sys.argv[2])["input"], np.load(sys.argv[2])["target"]
 c = runtime.open(sys.argv[1], sys.argv[2])
 v = np.ones(c.space.size)
 c.loss, c.grad(), c.hvp(v), c.ggn(c.space.unflatten(v)), c.operator("ggn") @ v
-runtime.open(sys.argv[1], [(x, y), (x, y)]).eigs(k=2)
+several = runtime.open(sys.argv[1], [(x, y), (x, y)], checkpoint=sys.argv[3])
+several.eigs(k=2)
+for method in ("hutchinson", "hutch++", "xtrace", "exact"):
+    several.trace(method=method, samples=12)
+for method in ("hutchinson", "xdiag", "exact"):
+    several.saliency(several.diagonal(method=method, samples=12))
+several.spectral_density(steps=5, probes=2), several.layer_traces(samples=4), several.quadratic_form(v)
+several.solve(several.grad(), damping=9.0)
+several.sensitivity(samples=4).assign(mean_bits=4)
+runtime.study(several, top=1, trace=True, diagonal=True, density=True, layers=True, samples=4, steps=4)
+weights = several.weights()
+runtime.open(sys.argv[4], (x, y), parameters=weights).landscape(points=2, directions="eigs")
 try:
     runtime.open(sys.argv[1], (x[:, :1], y))
 except ValueError as error:
@@ -266,7 +277,10 @@ def test_works_without_torch(folder: Path, tmp_path: Path) -> None:
     x, y = batch(8)
     np.savez(tmp_path / "data.npz", input=x, target=y)
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, folder / "tiny.onnx", tmp_path / "data.npz"],
+        [
+            *(sys.executable, "-c", WITHOUT_TORCH, folder / "tiny.onnx", tmp_path / "data.npz"),
+            *(tmp_path / "run", folder / "inputs.onnx"),
+        ],
         capture_output=True,
         text=True,
         check=False,
