@@ -17,6 +17,7 @@ from torch.fx.graph_module import reduce_graph_module
 
 from ..errors import InputError
 from ..passes.graph import Input, JointGraph
+from .layout import channels_last, is_image, ordered
 
 CHECK = "bnrewrite_check"
 """Attribute name of the module that checks the arguments of a call."""
@@ -161,9 +162,12 @@ def assemble(
     attributes: dict[str, Any] = {CHECK: check}
     namer = _Namer(joint.graph)
     placeholders = (node for node in joint.graph.nodes if node.op == "placeholder")
+    reorder = channels_last(joint)
     for node, entry in zip(placeholders, joint.inputs, strict=True):
         copied[node] = _door(graph, entry, roots)
         copied[node].meta.update(node.meta)
+        if reorder and is_image(node):
+            copied[node] = ordered(graph, copied[node], torch.channels_last)
         if entry.owned:
             attributes[entry.name] = entry.tensor
     for node in joint.graph.nodes:
@@ -176,8 +180,10 @@ def assemble(
                 name=namer.name(node),
             )
             copied[node].meta.update(node.meta)
-    returned = joint.graph.output_node().args[0]
-    graph.output(results(joint.outputs, [copied[node] for node in returned]))  # type: ignore[union-attr,index]
+    returned = [copied[node] for node in joint.graph.output_node().args[0]]  # type: ignore[union-attr]
+    if reorder:  # as a user expects gradients: `view(-1)` works
+        returned = [ordered(graph, n, torch.contiguous_format) if is_image(n) else n for n in returned]
+    graph.output(results(joint.outputs, returned))
     for node in reversed(graph.nodes):  # parameters that nothing reads
         if node.op in ("get_attr", "call_function") and not node.users:
             graph.erase_node(node)

@@ -116,15 +116,16 @@ class _Seen(LinearOperator):
         super().__init__(np.dtype(np.float64), steps.shape)
         self._steps, self._k, self._which = steps, k, which
         self._most = max(k + 2, min(2 * k + 20, _KEPT // (2 * steps.shape[0])))
-        self._vectors: list[Array] = []
-        self._images: list[Array] = []
+        self._count = 0
+        self._vectors = np.zeros((0, steps.shape[0]))
+        self._images = self._vectors
         self._overlaps = np.zeros((3, 0, 0))
         """Inner products: vectors with vectors, vectors with images, images with images."""
 
     def _matvec(self, x: Array) -> Array:
         x = np.asarray(x, np.float64).reshape(-1)
         image = self._steps.matvec(x)
-        self._keep(x.copy(), image)
+        self._keep(x, image)
         values, c = self._projected()
         spread = c[:, 0] @ (self._overlaps[2] @ c[:, 0]) - values[0] ** 2
         estimate = shown(float(values[0]), float(np.sqrt(max(spread, 0.0))))
@@ -132,20 +133,23 @@ class _Seen(LinearOperator):
         return image
 
     def _keep(self, x: Array, image: Array) -> None:
-        if len(self._vectors) >= self._most:
+        if not len(self._vectors):
+            self._vectors, self._images = np.empty((2, self._most, len(x)))
+        if self._count == self._most:
             # ARPACK restarts and does not ask again for what it has: the best of it stands for the rest.
             _, c = self._projected()
             c = c[:, : self._k + 1]
-            self._vectors, self._images = (
-                list(_combined(kept, c).T) for kept in (self._vectors, self._images)
-            )
+            self._count = c.shape[1]
+            for kept in (self._vectors, self._images):
+                kept[: self._count] = c.T @ kept
             self._overlaps = c.T @ self._overlaps @ c
-        self._vectors, self._images = [*self._vectors, x], [*self._images, image]
-        row = np.array(
-            [[a @ x, a @ image, b @ image] for a, b in zip(self._vectors, self._images, strict=True)]
-        )
+        self._vectors[self._count], self._images[self._count] = x, image
+        self._count += 1
+        row = np.empty((3, self._count))
+        row[:2] = (self._vectors[: self._count] @ np.stack([x, image], axis=1)).T
+        row[2] = self._images[: self._count] @ image
         self._overlaps = np.pad(self._overlaps, ((0, 0), (0, 1), (0, 1)))
-        self._overlaps[:, :, -1] = self._overlaps[:, -1, :] = row.T
+        self._overlaps[:, :, -1] = self._overlaps[:, -1, :] = row
 
     def _projected(self) -> tuple[Array, Array]:
         """Ritz values in order, and the coefficients of their vectors (kept, values)."""
@@ -157,16 +161,8 @@ class _Seen(LinearOperator):
 
     def ritz(self) -> tuple[Array, Array, Array]:
         """Ritz values, vectors and images on the span of what is kept, in order; Stopped where there is nothing."""
-        if not self._vectors:
+        if not self._count:
             raise Stopped("stopped before the first product.")
         values, c = self._projected()
         values, c = values[: self._k], c[:, : self._k]
-        return values, _combined(self._vectors, c), _combined(self._images, c)
-
-
-def _combined(columns: list[Array], coefficients: Array) -> Array:
-    """The columns (n) times coefficients (m, k), without a copy of all of them."""
-    total = np.zeros((len(columns[0]), coefficients.shape[1]))
-    for column, row in zip(columns, coefficients, strict=True):
-        total += column[:, None] * row
-    return total
+        return values, self._vectors[: self._count].T @ c, self._images[: self._count].T @ c
