@@ -31,3 +31,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden texts in tests/golden")
+
+
+LONG = ("test_networks.py", "test_random_networks.py", "test_lint.py", "test_docs.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: at the end no worker waits for one that the other has just begun."""
+    items.sort(key=lambda item: item.path.name not in LONG)

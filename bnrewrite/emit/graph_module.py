@@ -180,7 +180,7 @@ def assemble(
                 name=namer.name(node),
             )
             copied[node].meta.update(node.meta)
-    returned = [copied[node] for node in joint.graph.output_node().args[0]]  # type: ignore[union-attr]
+    returned = [copied[node] for node in joint.graph.output_node().args[0]]  # type: ignore[union-attr,index]
     if reorder:  # as a user expects gradients: `view(-1)` works
         returned = [ordered(graph, n, torch.contiguous_format) if is_image(n) else n for n in returned]
     graph.output(results(joint.outputs, returned))
