@@ -30,7 +30,7 @@ LEAST = 10
 """Probes before a standard error is trusted to stop a run."""
 _SHARED = np.sqrt(2)
 """XTrace's estimates share all probes but one, so their spread understates the error of their mean: by 1.1 to 1.3 on
-matrices whose trace is known (networks, decaying and flat spectra; 16 to 100 products). This is on the safe side."""
+two matrices of known trace (a network's Hessian, five large eigenvalues and a flat rest). This is on the safe side."""
 _MEMORY = 1 << 27
 """Numbers that XTrace may keep by default (one gigabyte)."""
 
