@@ -33,7 +33,7 @@ class DropAssertions(Pass):
                 graph.erase_node(node)
 
 
-def _same_shape(a: Any, b: Any) -> bool:
+def same_shape(a: Any, b: Any) -> bool:
     """Whether two fake values have provably the same shape and type; symbolic sizes are compared as expressions."""
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.dtype != b.dtype or a.dim() != b.dim():
         return False
@@ -69,7 +69,7 @@ class DropIdentities(Pass):
                 continue
             if node.target in self.always or (
                 node.target in self.where_same
-                and _same_shape(node.args[0].meta.get("val"), node.meta.get("val"))
+                and same_shape(node.args[0].meta.get("val"), node.meta.get("val"))
             ):
                 _replace(graph, node, node.args[0])
 
@@ -130,7 +130,7 @@ class FoldOnes(Pass):
                 if (
                     _is_scalar_one(one)
                     and isinstance(other, fx.Node)
-                    and _same_shape(other.meta.get("val"), node.meta.get("val"))
+                    and same_shape(other.meta.get("val"), node.meta.get("val"))
                 ):
                     node.replace_all_uses_with(other)
                     graph.erase_node(node)

@@ -45,7 +45,7 @@ def test_formulas_against_autograd(shape: tuple[int, ...]) -> None:
     count = x.numel() // shape[1]
     x_hat, s = bn.standardize(x, 1e-3, axes)
     k = gamma * s
-    tangent = bn.tangent(x_hat, s, k, x_dot, gamma_dot, beta_dot, axes)
+    tangent = bn.tangent(x_hat, s, k, x_dot, gamma_dot, beta_dot, axes, count)
     adjoint = bn.adjoint(x_hat, k, y_bar, axes, count)
     x_bar_dot, q_dot, p_dot = bn.adjoint_tangent(
         x_hat,

@@ -17,6 +17,7 @@ from torch.fx.graph_module import reduce_graph_module
 
 from ..errors import InputError
 from ..passes.graph import Input, JointGraph
+from .eager import eager
 from .layout import channels_last, is_image, ordered
 
 CHECK = "bnrewrite_check"
@@ -158,15 +159,16 @@ def assemble(
     `roots`: where inputs of each kind are found; `check`: the module that `graph` calls as `CHECK`; `results`: what is
     returned, from the names and nodes of the flat outputs.
     """
+    reorder = channels_last(joint)
+    joint = eager(joint, reorder)
     copied: dict[fx.Node, fx.Node] = {}
     attributes: dict[str, Any] = {CHECK: check}
     namer = _Namer(joint.graph)
     placeholders = (node for node in joint.graph.nodes if node.op == "placeholder")
-    reorder = channels_last(joint)
     for node, entry in zip(placeholders, joint.inputs, strict=True):
         copied[node] = _door(graph, entry, roots)
         copied[node].meta.update(node.meta)
-        if reorder and is_image(node):
+        if reorder and is_image(node) and _is_convolved(node):
             copied[node] = ordered(graph, copied[node], torch.channels_last)
         if entry.owned:
             attributes[entry.name] = entry.tensor
@@ -182,7 +184,10 @@ def assemble(
             copied[node].meta.update(node.meta)
     returned = [copied[node] for node in joint.graph.output_node().args[0]]  # type: ignore[union-attr,index]
     if reorder:  # as a user expects gradients: `view(-1)` works
-        returned = [ordered(graph, n, torch.contiguous_format) if is_image(n) else n for n in returned]
+        returned = [
+            ordered(graph, n, torch.contiguous_format) if is_image(n) and not name.startswith("residual") else n
+            for name, n in zip(joint.outputs, returned, strict=True)
+        ]
     graph.output(results(joint.outputs, returned))
     for node in reversed(graph.nodes):  # parameters that nothing reads
         if node.op in ("get_attr", "call_function") and not node.users:
@@ -192,6 +197,14 @@ def assemble(
     module = CurvatureModule(attributes, graph)
     module.meta["bnrewrite"] = joint.meta
     return module
+
+
+MATRIX_VIEWS = frozenset({torch.ops.aten.reshape.default, torch.ops.aten.view.default})
+
+
+def _is_convolved(node: fx.Node) -> bool:
+    """Whether a convolution reads `node` as it is, or through what keeps the order of its axes."""
+    return any("convolution" in str(user.target) or user.target not in MATRIX_VIEWS for user in node.users)
 
 
 def _parameters(joint: JointGraph) -> list[fx.Node]:

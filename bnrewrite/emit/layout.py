@@ -17,17 +17,20 @@ aten = torch.ops.aten
 
 
 def channels_last(joint: JointGraph) -> bool:
-    """Whether most convolutions with a window of more than one pixel are depthwise, on images with two axes."""
-    windows = [
-        node for node in joint.graph.nodes if node.target is aten.convolution.default and _has_window(node)
-    ]
-    depthwise = [node for node in windows if node.args[8] > 1 and node.args[1].meta["val"].shape[1] == 1]
-    return 2 * len(depthwise) > len(windows) > 0
+    """Whether most convolutions are depthwise or pointwise, on images with two axes."""
+    filters = [node for node in joint.graph.nodes if node.target is aten.convolution.default]
+    mixing_less = [node for node in filters if _is_depthwise(node) or _is_pointwise(node)]
+    return 2 * len(mixing_less) > len(filters) > 0
 
 
-def _has_window(node: fx.Node) -> bool:
+def _is_depthwise(node: fx.Node) -> bool:
     shape = node.args[1].meta["val"].shape  # type: ignore[union-attr]
-    return len(shape) == 4 and any(size != 1 for size in shape[2:])
+    return len(shape) == 4 and node.args[8] > 1 and shape[1] == 1
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    shape = node.args[1].meta["val"].shape  # type: ignore[union-attr]
+    return len(shape) == 4 and node.args[8] == 1 and list(shape[2:]) == [1, 1]
 
 
 def is_image(node: fx.Node) -> bool:

@@ -75,16 +75,16 @@ def tangent(
     gamma_dot: MaybeZero,
     beta_dot: MaybeZero,
     axes: Axes,
+    count: Any,
 ) -> Tangent:
-    """Tangent with batch statistics along (x_dot, gamma_dot, beta_dot)."""
-    m = a = k_dot = None
+    """Tangent with batch statistics along (x_dot, gamma_dot, beta_dot); `count` is M."""
+    m = a = None
     if x_dot is not None:
-        m = x_dot.mean(axes, keepdim=True)
-        a = (x_hat * x_dot).mean(axes, keepdim=True)
-        k_dot = -(s * k) * a
-    k_dot = add(k_dot, mul(s, gamma_dot))
-    x_hat_coefficient = add(gamma_dot, _scale(mul(k, a), -1))
-    offset = add(beta_dot, _scale(mul(k, m), -1))
+        m = x_dot.sum(axes, keepdim=True) / count
+        a = (x_hat * x_dot).sum(axes, keepdim=True) / count
+    k_dot = sub(mul(s, gamma_dot), mul(s, k, a))
+    x_hat_coefficient = sub(gamma_dot, mul(k, a))
+    offset = sub(beta_dot, mul(k, m))
     y_dot = add(mul(k, x_dot), mul(x_hat_coefficient, x_hat), offset)
     return Tangent(y_dot, m, a, k_dot)
 
@@ -133,8 +133,8 @@ def adjoint_tangent(
         ksq = k * s * q
     if not need_x:
         return None, q_dot, p_dot
-    x_hat_coefficient = add(mul(k_dot, q), mul(k, q_dot), _scale(mul(ksq, a), -1))
-    offset = add(mul(k_dot, p), mul(k, p_dot), _scale(mul(ksq, m), -1))
+    x_hat_coefficient = sub(add(mul(k_dot, q), mul(k, q_dot)), mul(ksq, a))
+    offset = sub(add(mul(k_dot, p), mul(k, p_dot)), mul(ksq, m))
     x_bar_dot = sub(
         add(mul(k, y_bar_dot), mul(k_dot, y_bar)),
         mul(_over(ksq, count), x_dot),
@@ -208,7 +208,7 @@ class BatchNorm(Rule):
         x_dot = cast(dots[0], ctx.dtype)
         gamma_dot, beta_dot = self._channel(ctx, dots[1]), self._channel(ctx, dots[2])
         if ctx.batch_statistics:
-            dot = tangent(ctx.x_hat, ctx.s, ctx.k, x_dot, gamma_dot, beta_dot, ctx.axes)
+            dot = tangent(ctx.x_hat, ctx.s, ctx.k, x_dot, gamma_dot, beta_dot, ctx.axes, ctx.count)
         else:
             y_dot = add(mul(ctx.k, x_dot), mul(gamma_dot, ctx.x_hat), beta_dot)
             dot = Tangent(y_dot, None, None, mul(gamma_dot, ctx.s))

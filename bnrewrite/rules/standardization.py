@@ -10,12 +10,18 @@ With a mean it is BatchNorm's own closed form with k = s. Without one (RMSNorm),
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
 from ..passes.zero import MaybeZero, add
 from . import batch_norm
+
+
+def _size(x: Tensor, axes: list[int]) -> Any:
+    """The number of elements of a group, M."""
+    return math.prod(x.shape[axis] for axis in axes)
 
 
 class Centred:
@@ -27,7 +33,7 @@ class Centred:
 
     @staticmethod
     def tangent(z: Tensor, s: Tensor, x_dot: Tensor, axes: list[int]) -> MaybeZero:
-        return batch_norm.tangent(z, s, s, x_dot, None, None, axes).y_dot
+        return batch_norm.tangent(z, s, s, x_dot, None, None, axes, _size(z, axes)).y_dot
 
     @staticmethod
     def adjoint(z: Tensor, s: Tensor, z_bar: Tensor, axes: list[int], M: Any) -> MaybeZero:
@@ -45,7 +51,7 @@ class Centred:
     ) -> MaybeZero:
         m = a = k_dot = q = p = None
         if x_dot is not None:
-            _, m, a, k_dot = batch_norm.tangent(z, s, s, x_dot, None, None, axes)
+            _, m, a, k_dot = batch_norm.tangent(z, s, s, x_dot, None, None, axes, M)
         if z_bar is not None:
             _, q, p = batch_norm.adjoint(z, s, z_bar, axes, M, need_x=False)
         return batch_norm.adjoint_tangent(z, s, s, x_dot, m, a, k_dot, z_bar, q, p, z_bar_dot, axes, M)[0]

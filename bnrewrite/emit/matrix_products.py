@@ -1,0 +1,142 @@
+"""Convolutions as matrix products, where PyTorch's CPU kernels for them are slower (docs/performance.md has the table).
+
+    rows(x)       (N, C, H, W) -> (N H W, C): with the channels last in memory a view
+    windows(x)    (N, C, H, W) -> (N H' W', C K L): what the filter sees at each of the H' W' places
+
+    1 x 1         y = rows(x) w^T       x_bar = rows(y_bar) w       w_bar = rows(y_bar)^T rows(x)
+    K x L         y = windows(x) w^T    x_bar = overlaid(rows(y_bar) w) w_bar = rows(y_bar)^T windows(x)
+
+Several products of one convolution read the same rows and windows, which are made once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn.functional import fold, pad
+
+from ..passes.graph import JointGraph
+from ..passes.simplify import SIMPLIFY
+from ..passes.splice import Splicer
+
+aten = torch.ops.aten
+
+FEW_ROWS = 64
+"""Convolutions with at most so many pixels in the batch are matrix products: there the kernels spend their time on
+reordering weights."""
+
+
+def rows(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N H W, C)."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def windows(x: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """(N, C, H, W) -> (N H' W', C K L) for filters of `size` (K, L)."""
+    if any(padding):
+        x = pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    seen = x.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1])
+    return seen.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1] * size[0] * size[1])
+
+
+def image(r: Tensor, size: Sequence[Any]) -> Tensor:
+    """(N H W, C) -> (N, C, H, W), channels last in memory, for `size` (N, H, W)."""
+    return r.reshape(*size, r.shape[1]).permute(0, 3, 1, 2)
+
+
+def seen_by(w: Tensor, x: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """What each place of the filter `w` sees of `x`, as rows."""
+    if list(w.shape[2:]) != [1, 1] or any(padding):
+        return windows(x, w.shape[2:], stride, padding)
+    return rows(x if list(stride) == [1, 1] else x[:, :, :: stride[0], :: stride[1]])
+
+
+def matrix(w: Tensor) -> Tensor:
+    """(Co, C, K, L) -> (Co, C K L)."""
+    return w.reshape(w.shape[0], -1)
+
+
+def value(
+    x: Tensor, w: Tensor, b: Tensor | None, stride: Sequence[int], padding: Sequence[int], size: Sequence[int]
+) -> Tensor:
+    """The convolution; its images have `size`."""
+    seen = seen_by(w, x, stride, padding)
+    r = seen.mm(matrix(w).t()) if b is None else torch.addmm(b, seen, matrix(w).t())
+    return image(r, [x.shape[0], *size])
+
+
+def data(y_bar: Tensor, x: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """The adjoint with respect to x, of which only the shape is used."""
+    seen_bar = rows(y_bar).mm(matrix(w))
+    if list(w.shape[2:]) == [1, 1] and list(stride) == [1, 1] and not any(padding):
+        return image(seen_bar, [x.shape[0], *x.shape[2:]])
+    columns = seen_bar.reshape(x.shape[0], -1, seen_bar.shape[1]).transpose(1, 2)
+    return fold(columns, x.shape[2:], w.shape[2:], 1, padding, stride)
+
+
+def weight(y_bar: Tensor, x: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """The adjoint with respect to w, of which only the shape is used."""
+    return rows(y_bar).t().mm(seen_by(w, x, stride, padding)).reshape(w.shape)
+
+
+def multiply_matrices(joint: JointGraph, reordered: bool) -> JointGraph:
+    """Before: a joint graph; it is left as it is. After: one without convolutions that are faster as matrix products.
+
+    `reordered`: whether images have their channels last in memory.
+    """
+    batch = joint.meta["batch"]
+    splicer = Splicer()
+    values: dict[fx.Node, Any] = {}
+    for node in joint.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = splicer.placeholder(node.name, node.meta["val"])
+        elif node.op == "output":
+            splicer.graph.output(fx.map_arg(node.args[0], values.__getitem__))
+            continue
+        elif node.target is operator.getitem and isinstance(values[node.args[0]], list):
+            values[node] = values[node.args[0]][node.args[1]]
+        else:
+            values[node] = _lowered(splicer, node, values, reordered, batch) or splicer.copy(
+                node, values.__getitem__
+            )
+        if isinstance(values[node], fx.Node):
+            values[node].meta |= {key: value for key, value in node.meta.items() if key != "val"}
+    SIMPLIFY.run(splicer.graph, "eager-products-")
+    return JointGraph(splicer.graph, joint.inputs, joint.outputs, joint.meta)
+
+
+def _lowered(splicer: Splicer, node: fx.Node, values: dict[fx.Node, Any], reordered: bool, batch: int) -> Any:
+    """What stands for a convolution, or (list) for one of its adjoints; None where the kernel is as good."""
+    if node.target not in (aten.convolution.default, aten.convolution_backward.default):
+        return None
+    forward = node.target is aten.convolution.default
+    x, w = node.args[:2] if forward else node.args[1:3]
+    stride, padding, dilation, transposed, _, groups = node.args[3:9] if forward else node.args[4:10]
+    shape = w.meta["val"].shape
+    if len(shape) != 4 or transposed or groups != 1 or list(dilation) != [1, 1]:
+        return None
+    y = node if forward else node.args[0]
+    size = y.meta["val"].shape[2:]
+    single = list(shape[2:]) == [1, 1] and list(stride) == [1, 1] and not any(padding)
+    if not (single and (reordered or size.numel() == 1) or size.numel() * batch <= FEW_ROWS):
+        return None
+    geometry = (list(stride), list(padding))
+    if forward:
+        return _call(splicer, node, values, value, x, w, node.args[2], *geometry, list(size))
+    mask = list(node.args[10])
+    if mask == [True, False, False]:
+        return [_call(splicer, node, values, data, y, x, w, *geometry), None, None]
+    if mask == [False, True, False]:
+        return [None, _call(splicer, node, values, weight, y, x, w, *geometry), None]
+    return None
+
+
+def _call(splicer: Splicer, node: fx.Node, values: dict[fx.Node, Any], function: Any, *args: Any) -> Any:
+    """`function` in place of `node`."""
+    origin = {key: node.meta[key] for key in ("module", "where", "site", "role") if key in node.meta}
+    arguments = [values[arg] if isinstance(arg, fx.Node) else arg for arg in args]
+    return splicer.call(function, *arguments, key=function, origin=origin)
