@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from . import __version__, losses
 from .capture import capture, example_of
+from .emit.directions import build_apply_directions, build_directions
 from .emit.graph_module import CheckCall, build
 from .emit.lazy import PendingModule
 from .emit.linearized import build_apply, build_primal
@@ -96,7 +97,9 @@ def transform(
 
 def _compiled(model: Model, example_inputs: tuple[Any, Any], options: Options) -> fx.GraphModule:
     joint = compile_joint(model, example_inputs, options)
-    return build(joint, door_check(joint))
+    if options.vectors is None:
+        return build(joint, door_check(joint))
+    return build_directions(_linearized(joint, "most"), door_check(joint))
 
 
 def linearize(
@@ -143,7 +146,8 @@ def linearize(
     )
     parts = _linearized(joint, memory)
     check = door_check(joint)
-    return build_primal(parts.primal, check), build_apply(parts.apply, check)
+    apply = build_apply(parts.apply, check) if vectors is None else build_apply_directions(parts.apply, check)
+    return build_primal(parts.primal, check), apply
 
 
 def _linearized(joint: JointGraph, memory: Memory) -> Linearized:
@@ -188,7 +192,7 @@ def _uncollected() -> Iterator[None]:
 
 @_uncollected()
 def compile_joint(model: Model, example_inputs: tuple[Any, Any], options: Options) -> JointGraph:
-    """The lean joint graph that every emitter starts from."""
+    """The lean joint graph of one direction that every emitter starts from."""
     model = as_module(model)
     criterion = losses.resolve(options.loss)
     criterion = None if criterion is None else as_module(criterion)
@@ -214,9 +218,6 @@ def compile_joint(model: Model, example_inputs: tuple[Any, Any], options: Option
         for entry in joint.inputs
         if entry.kind == "vector"
     }
-    if options.vectors is not None:
-        joint = block(joint, options.vectors)
-        SIMPLIFY.run(joint.graph, "block-")
     joint.meta |= {
         "version": __version__,
         "loss": losses.describe(options.loss),
@@ -227,6 +228,15 @@ def compile_joint(model: Model, example_inputs: tuple[Any, Any], options: Option
         "classes": _classes(captured),
     }
     door_check(joint).check_target(example_of(example_inputs).target)
+    return joint
+
+
+def compile_blocked(model: Model, example_inputs: tuple[Any, Any], options: Options) -> JointGraph:
+    """The same with every operation over all directions at once, where there are several."""
+    joint = compile_joint(model, example_inputs, options)
+    if options.vectors is not None:
+        joint = block(joint, options.vectors)
+        SIMPLIFY.run(joint.graph, "block-")
     return joint
 
 
@@ -338,7 +348,7 @@ def export_onnx(
     check_memory(memory)
     if memory is not None and not linearize:
         raise InputError("memory= says what is saved between primal and apply: pass linearize=True too.")
-    joint = compile_joint(model, example_inputs, Options(**options))
+    joint = compile_blocked(model, example_inputs, Options(**options))
     fold_constants(joint)
     if not linearize:
         save(lower(joint, opset=opset, params=params, metadata=_metadata(joint)), path)
@@ -371,7 +381,7 @@ def export_torchscript(
     """
     from .emit.torchscript import save, script
 
-    joint = compile_joint(model, example_inputs, Options(**options))
+    joint = compile_blocked(model, example_inputs, Options(**options))
     check = door_check(joint)
     scripted = script(build(joint, check), joint, check, (example_inputs[0], example_inputs[1]))
     save(scripted, path, {"bnrewrite": json.dumps(_description(joint))})
@@ -389,7 +399,7 @@ def export_pt2(
     """
     from .emit.pt2 import program, save
 
-    joint = compile_joint(model, example_inputs, Options(**options))
+    joint = compile_blocked(model, example_inputs, Options(**options))
     example = example_of(example_inputs)
     if joint.meta["dynamic_batch"]:
         example = example.distinct(entry.tensor for entry in joint.inputs if entry.tensor is not None)

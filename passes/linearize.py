@@ -64,7 +64,7 @@ def linearize(joint: JointGraph, batch: int, memory: Memory = None) -> Linearize
     `"most"` computes nothing again that costs; `None` weighs one against the other; a number of bytes computes again
     as little as staying within it takes. Raises `InputError` where the least is more than that number.
     """
-    plan = _Plan(joint, batch)
+    plan = _plan_of_directions(joint, batch)
     saved = plan.within(memory) if isinstance(memory, int) else plan.saved(plan.weights[memory])
     primal, apply = _parts(joint, plan, saved)
     return Linearized(primal, apply, plan.bytes(saved))
@@ -73,18 +73,34 @@ def linearize(joint: JointGraph, batch: int, memory: Memory = None) -> Linearize
 # What is saved ---------------------------------------------------------------------------------------------------
 
 
-class _Plan:
-    """Decides what is saved. Nodes are those of the joint graph."""
+def _plan_of_directions(joint: JointGraph, batch: int) -> Plan:
+    """What is saved between what does not depend on a direction and what does."""
+    placeholders = dict(zip(_placeholders(joint.graph), joint.inputs, strict=True))
+    directed = _dependent(joint.graph, (n for n, e in placeholders.items() if e.kind == "vector"))
+    owned = {node for node, entry in placeholders.items() if entry.owned}
+    results = dict(zip(joint.outputs, _returned(joint.graph), strict=True))
+    products = [node for name, node in results.items() if name.split(".")[0] in PRODUCTS]
+    return Plan(joint.graph, batch, directed, owned, products)
 
-    def __init__(self, joint: JointGraph, batch: int) -> None:
+
+class Plan:
+    """Decides what is saved between a first part of `graph` and a second.
+
+    `directed`: the second part; `owned`: what it has without anything being saved; `products`: its results.
+    """
+
+    def __init__(
+        self,
+        graph: fx.Graph,
+        batch: int,
+        directed: set[fx.Node],
+        owned: set[fx.Node],
+        products: Sequence[fx.Node],
+    ) -> None:
         self.batch = batch
         self._bytes: dict[str, int] = {}
-        placeholders = dict(zip(_placeholders(joint.graph), joint.inputs, strict=True))
-        self.directed = _dependent(joint.graph, (n for n, e in placeholders.items() if e.kind == "vector"))
-        self.owned = {node for node, entry in placeholders.items() if entry.owned}
-        results = dict(zip(joint.outputs, _returned(joint.graph), strict=True))
-        self.products = [node for name, node in results.items() if name.split(".")[0] in PRODUCTS]
-        self._order = {node: i for i, node in enumerate(joint.graph.nodes)}
+        self.directed, self.owned, self.products = directed, owned, products
+        self._order = {node: i for i, node in enumerate(graph.nodes)}
         self._needed = self._read_by_apply()
         candidates = self._candidates()
         total = sum(self.bytes([n]) + _traffic(n, self.bytes) for n in candidates if _is_tensor(n))
@@ -315,7 +331,7 @@ def _traffic(node: fx.Node, size: Any) -> int:
 # The parts ---------------------------------------------------------------------------------------------------------
 
 
-def _parts(joint: JointGraph, plan: _Plan, saved: Sequence[fx.Node]) -> tuple[JointGraph, JointGraph]:
+def _parts(joint: JointGraph, plan: Plan, saved: Sequence[fx.Node]) -> tuple[JointGraph, JointGraph]:
     entries = list(zip(joint.inputs, _placeholders(joint.graph), strict=True))
     results = list(zip(joint.outputs, _returned(joint.graph), strict=True))
     names = [f"residual.{i}" for i in range(len(saved))]

@@ -40,6 +40,17 @@ def same_shape(a: Any, b: Any) -> bool:
     return all(static_key(p) == static_key(q) for p, q in zip(a.shape, b.shape, strict=True))
 
 
+def size_of(val: Tensor, batch: int) -> int:
+    """The number of elements; `batch` stands for every symbol."""
+    total = 1
+    for size in val.shape:
+        if not isinstance(size, int):
+            expression = size.node.expr
+            size = int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
+        total *= size
+    return total
+
+
 class DropIdentities(Pass):
     """Before: a functional graph. After: no operation that returns its input as it is (detach, alias, clone, a view or
     expansion to the same shape, a cast to the same type)."""

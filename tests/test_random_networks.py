@@ -33,7 +33,7 @@ from random_networks import (
 from reference import direction, relative_error
 from torch import Tensor, nn
 
-from bnrewrite.compiler import compile_joint, door_check
+from bnrewrite.compiler import compile_blocked, door_check
 from bnrewrite.emit.graph_module import build as graph_module
 from bnrewrite.emit.onnx import lower
 from bnrewrite.options import Options
@@ -76,7 +76,7 @@ def check(fleet: Fleet) -> None:
     options = Options(Criterion(fleet).double(), products=fleet.products, vectors=fleet.vectors)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        joint = compile_joint(model, example(fleet, model, EXAMPLE), options)
+        joint = compile_blocked(model, example(fleet, model, EXAMPLE), options)
     messages = [str(w.message) for w in caught if "the graph serves batch size" in str(w.message)]
     assert not messages, messages
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from reference import direction, relative_error, truth
 from torch import Tensor, nn
 
 import bnrewrite
-from bnrewrite.compiler import compile_joint
+from bnrewrite.compiler import compile_blocked, compile_joint
+from bnrewrite.emit import directions
+from bnrewrite.emit.directions import DIRECTION
 from bnrewrite.emit.onnx import lower
 from bnrewrite.models import MODELS
 from bnrewrite.options import Options
@@ -238,7 +241,7 @@ def test_a_block_is_that_many_products(count: int) -> None:
     x, y = MODELS["resnet8_digits"].example(5, dtype=torch.float64, seed=3)
     products = ("hvp", "ggn")
     gm = bnrewrite.transform(model, example, vectors=count, products=products)
-    joint = compile_joint(model, example, Options(vectors=count, products=products))
+    joint = compile_blocked(model, example, Options(vectors=count, products=products))
     session = onnxruntime.InferenceSession(lower(joint).SerializeToString())
     v = block_of(model, count)
     _, grad, *found = gm(x, y, v)
@@ -255,18 +258,48 @@ def test_a_block_is_that_many_products(count: int) -> None:
             assert relative_error({name: outputs[f"{product}.{name}"][k] for name in v}, expected) < 1e-11
 
 
+def convolutions(graph: torch.fx.Graph) -> int:
+    return sum("convolution" in str(node.target) for node in graph.nodes)
+
+
 def test_the_primal_work_is_done_once() -> None:
-    """For three directions as many convolutions as for one; those of loss and gradient as they were."""
+    """A file for three directions has as many convolutions as one for one; a graph has them once in the module that it
+    calls for as many directions at a time as the cache holds, and those of loss and gradient as they were."""
     model = MODELS["resnet8_digits"].build_small()
     example = MODELS["resnet8_digits"].example(6)
-    counts = [
-        sum(
-            "convolution" in str(node.target)
-            for node in bnrewrite.transform(model, example, vectors=k).graph.nodes
-        )
-        for k in (None, 3)
-    ]
-    assert counts[0] == counts[1]
+    one = convolutions(compile_joint(model, example, Options()).graph)
+    assert convolutions(compile_blocked(model, example, Options(vectors=3)).graph) == one
+    example = MODELS["resnet8_digits"].example(
+        99
+    )  # enough for convolutions to be faster than matrix products
+    one = convolutions(bnrewrite.transform(model, example).graph)
+    several = bnrewrite.transform(model, example, vectors=3)
+    assert convolutions(several.graph) + convolutions(getattr(several, DIRECTION).graph) == one
+
+
+@pytest.mark.parametrize(("cache", "calls"), [(1, 6), (1 << 40, 1), (None, 2)])
+def test_any_number_of_directions_at_a_time(
+    cache: int | None, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same products whatever one call of the module computes; conversion and pickling keep them."""
+    model = MODELS["resnet8_digits"].build_small().double()
+    x, y = MODELS["resnet8_digits"].example(6, dtype=torch.float64)
+    v = {name: torch.randn(6, *p.shape, dtype=torch.float64) for name, p in model.named_parameters()}
+    one = bnrewrite.transform(model, (x, y))
+    if cache is None:
+        monkeypatch.setattr(directions, "_at_once", lambda apply, count: 3)
+    else:
+        monkeypatch.setattr(directions, "CACHE", cache)
+    several = bnrewrite.transform(model, (x, y), vectors=6)
+    primal, apply = bnrewrite.linearize(model, (x, y), vectors=6)
+    found = [several(x, y, v)[2], apply(primal(x, y)[2], v), pickle.loads(pickle.dumps(several))(x, y, v)[2]]
+    assert sum(node.target == DIRECTION for node in several.graph.nodes) == calls
+    for k in range(6):
+        expected = one(x, y, {name: part[k] for name, part in v.items()})[2]
+        for products in found:
+            assert relative_error({name: products[name][k] for name in v}, expected) < 1e-13
+    half = several.float()(x.float(), y, {name: part.float() for name, part in v.items()})[2]
+    assert relative_error(half, found[0]) < 1e-4
 
 
 def test_products_that_do_not_depend_on_the_direction_have_the_axis_too() -> None:

@@ -13,7 +13,7 @@ from reference import direction, relative_error, truth
 from torch import Tensor, nn
 
 import bnrewrite
-from bnrewrite.compiler import compile_joint
+from bnrewrite.compiler import compile_blocked
 from bnrewrite.emit.onnx import lower
 from bnrewrite.options import Options
 
@@ -65,7 +65,7 @@ def test_two_readings_of_one_file(name: str) -> None:
     options = dict(OPTIONS[name])
     lowering = {key: options.pop(key) for key in ("params", "opset") if key in options}
     model = network()
-    joint = compile_joint(model, data(6), Options(**options))
+    joint = compile_blocked(model, data(6), Options(**options))
     file = lower(joint, **lowering)
     x, y = data(5)
     whole = direction(model) | {"input": torch.randn_like(x)}

@@ -8,6 +8,7 @@ nothing reads again. BatchNorm's closed form is made of just these three (docs/p
 from __future__ import annotations
 
 import operator
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -15,16 +16,23 @@ from torch import Tensor, fx
 
 from ..passes.graph import JointGraph
 from ..passes.pipeline import Pass, Pipeline
-from ..passes.simplify import same_shape
+from ..passes.rematerialize import rematerialize
+from ..passes.simplify import same_shape, size_of
 from .matrix_products import multiply_matrices
 
 aten = torch.ops.aten
 
+REPEAT = Fraction(1, 1000)
+"""Bytes of the peak that a byte moved again on the way back is worth: every element-wise chain is done again, for 1 to
+4 % of the time and up to a third of the peak (docs/performance.md)."""
+
 
 def eager(joint: JointGraph, reordered: bool) -> JointGraph:
     """A copy of `joint` for execution operation by operation; `reordered`: images have their channels last."""
-    joint = multiply_matrices(joint, reordered)
     batch: int = joint.meta["batch"]  # type: ignore[assignment]
+    joint = multiply_matrices(joint, reordered)
+    if "loss" in joint.outputs:  # else there is no way forward
+        joint = rematerialize(joint, batch, REPEAT)
     Pipeline(
         [
             FuseChannelSums(reordered),
@@ -52,7 +60,7 @@ class FuseChannelSums(Pass):
     def __call__(self, graph: fx.Graph) -> None:
         self.graph = graph
         self.place = {node: i for i, node in enumerate(graph.nodes)}
-        self.constants: dict[Any, tuple[int, tuple[fx.Node, ...]]] = {}
+        self.constants: dict[str, tuple[int, tuple[fx.Node, ...]]] = {}
         sums = [node for node in graph.nodes if self._is_channel_sum(node)]
         self.alone = {node.args[0]: node for node in sums}
         for node in sums:
@@ -76,54 +84,46 @@ class FuseChannelSums(Pass):
             a, b = b, a
         other = self.alone.pop(b) if beside else None
         first = min((n for n in (node, other) if n is not None), key=self.place.__getitem__)
-        product = node.args[0]
+        product: Any = node.args[0]
         self.alone.pop(product, None)
+        channels = _val(b).shape[1]
         with self.graph.inserting_before(first):
-            rows_a, rows_b = self._rows(a, node), self._rows(b, node)
-            zeros, ones, ones_c = self._constants(rows_b, first)
+            rows_a, rows_b = self._rows(a, channels, node), self._rows(b, channels, node)
+            zeros, ones, ones_c = self._constants(rows_b, f"{_val(b).dtype} {_val(b).shape}", first)
             mask = [False, True, other is not None]
-            channels = _val(rows_b).shape[1]
             kernel = self._node(
                 aten.native_layer_norm_backward.default,
                 (rows_b, rows_a, [channels], zeros, ones, ones_c, ones_c, mask),
-                None,
                 node,
             )
             for position, total in ((1, node), (2, other)):
                 if total is not None:
-                    val = _val(b).new_empty([channels])
-                    part = self._node(operator.getitem, (kernel, position), val, total)
+                    part = self._node(operator.getitem, (kernel, position), total)
                     total.target, total.kwargs = aten.reshape.default, {}
                     total.args = (part, list(_val(total).shape))
         self.graph.erase_node(product)
 
-    def _rows(self, x: fx.Node, source: fx.Node) -> fx.Node:
+    def _rows(self, x: fx.Node, channels: int, source: fx.Node) -> fx.Node:
         if _val(x).dim() == 2:
             return x
-        val = _val(x).permute(0, 2, 3, 1)
-        turned = self._node(aten.permute.default, (x, [0, 2, 3, 1]), val, source)
-        flat = _val(x).new_empty([val.shape[0] * val.shape[1] * val.shape[2], val.shape[3]])
-        return self._node(aten.reshape.default, (turned, [-1, val.shape[3]]), flat, source)
+        turned = self._node(aten.permute.default, (x, [0, 2, 3, 1]), source)
+        return self._node(aten.reshape.default, (turned, [-1, channels]), source)
 
-    def _node(self, target: Any, args: tuple[Any, ...], val: Any, source: fx.Node) -> fx.Node:
+    def _node(self, target: Any, args: tuple[Any, ...], source: fx.Node) -> fx.Node:
         """A new node that belongs where `source` does."""
         node = self.graph.call_function(target, args)
-        node.meta = {key: value for key, value in source.meta.items() if key != "quantity"} | {"val": val}
+        node.meta = {key: value for key, value in source.meta.items() if key not in ("quantity", "val")}
         return node
 
-    def _constants(self, rows: fx.Node, first: fx.Node) -> tuple[fx.Node, ...]:
+    def _constants(self, rows: fx.Node, key: str, first: fx.Node) -> tuple[fx.Node, ...]:
         """Zeros and ones for every row, and ones for every channel, made once where that can be."""
-        val = _val(rows)
-        key = (str(val.shape), val.dtype, val.device)
         since, made = self.constants.get(key, (-1, ()))
         if not made or since > self.place[first]:
-            column = self._node(aten.slice.Tensor, (rows, 1, 0, 1), val[:, :1], first)
-            row = self._node(aten.select.int, (rows, 0, 0), val[0], first)
-            made = (
-                self._node(aten.zeros_like.default, (column,), _val(column), first),
-                self._node(aten.ones_like.default, (column,), _val(column), first),
-                self._node(aten.ones_like.default, (row,), _val(row), first),
-            )
+            column = self._node(aten.slice.Tensor, (rows, 1, 0, 1), first)
+            row = self._node(aten.select.int, (rows, 0, 0), first)
+            zeros = self._node(aten.zeros_like.default, (column,), first)
+            ones = self._node(aten.ones_like.default, (column,), first)
+            made = (zeros, ones, self._node(aten.ones_like.default, (row,), first))
             self.constants[key] = (self.place[first], made)
         return made
 
@@ -183,7 +183,9 @@ class AddBeforeViews(Pass):
                 a, b = node.args
                 with graph.inserting_before(node):
                     total = graph.call_function(aten.add.Tensor, (a.args[0], b.args[0]))
-                total.meta = {key: value for key, value in node.meta.items() if key not in ("quantity", "val")}
+                total.meta = {
+                    key: value for key, value in node.meta.items() if key not in ("quantity", "val")
+                }
                 total.meta["val"] = _val(a.args[0])
                 node.target, node.args = a.target, (total, *a.args[1:])
                 for view in (a, b):
@@ -235,11 +237,12 @@ class FuseMatrixProducts(Pass):
                 graph.erase_node(first)
 
     def _is_wide(self, first: fx.Node, second: fx.Node) -> bool:
-        factors = sum(self._size(x) for product in (first, second) for x in product.args)
-        return self._size(first) > factors
+        factors: list[Any] = [*first.args, *second.args]
+        return self._size(first) > sum(self._size(factor) for factor in factors)
 
     def _join(self, graph: fx.Graph, node: fx.Node, first: fx.Node, second: fx.Node) -> None:
-        (a, b), (c, d) = first.args, second.args
+        factors: list[Any] = [*first.args, *second.args]
+        a, b, c, d = factors
         with graph.inserting_before(node):
             left, right = _joined(graph, a, c, 1), _joined(graph, b, d, 0)
         node.target, node.args = aten.mm.default, (left, right)
@@ -248,17 +251,6 @@ class FuseMatrixProducts(Pass):
 
     def _size(self, node: fx.Node) -> int:
         return size_of(_val(node), self.batch)
-
-
-def size_of(val: Tensor, batch: int) -> int:
-    """The number of elements; `batch` stands for every symbol."""
-    total = 1
-    for size in val.shape:
-        if not isinstance(size, int):
-            expression = size.node.expr
-            size = int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
-        total *= size
-    return total
 
 
 def _is_product(node: Any) -> bool:
@@ -302,7 +294,9 @@ class ShareFactors(Pass):
                 left = graph.call_function(aten.cat.default, ([n.args[0] for n in ready], 0))
                 left.meta["val"] = torch.cat([_val(n.args[0]) for n in ready])
                 both = graph.call_function(aten.mm.default, (left, shared))
-                both.meta["val"] = left.meta["val"].new_empty([left.meta["val"].shape[0], _val(shared).shape[1]])
+                both.meta["val"] = left.meta["val"].new_empty(
+                    [left.meta["val"].shape[0], _val(shared).shape[1]]
+                )
                 parts = graph.call_function(aten.split_with_sizes.default, (both, rows, 0))
                 for i, n in enumerate(ready):
                     part = graph.call_function(operator.getitem, (parts, i))
@@ -394,5 +388,3 @@ def _roots(graph: fx.Graph) -> dict[fx.Node, frozenset[fx.Node]]:
 
 def _val(node: Any) -> Any:
     return node.meta.get("val")
-
-

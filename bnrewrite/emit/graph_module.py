@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.fx.graph_module import reduce_graph_module
 from ..errors import InputError
 from ..passes.graph import Input, JointGraph
 from .eager import eager
-from .layout import channels_last, is_image, ordered
+from .layout import channels_last, convolved, is_image, ordered
 
 CHECK = "bnrewrite_check"
 """Attribute name of the module that checks the arguments of a call."""
@@ -153,22 +154,23 @@ def assemble(
     roots: dict[str, fx.Node],
     check: nn.Module,
     results: Callable[[Sequence[str], Sequence[fx.Node]], Any],
+    modules: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> fx.GraphModule:
     """`joint` as a GraphModule, in `graph`, whose arguments stand there already.
 
     `roots`: where inputs of each kind are found; `check`: the module that `graph` calls as `CHECK`; `results`: what is
-    returned, from the names and nodes of the flat outputs.
+    returned, from the names and nodes of the flat outputs; `modules`: others that it calls, by name.
     """
     reorder = channels_last(joint)
     joint = eager(joint, reorder)
     copied: dict[fx.Node, fx.Node] = {}
-    attributes: dict[str, Any] = {CHECK: check}
+    attributes: dict[str, Any] = {CHECK: check, **modules}
     namer = _Namer(joint.graph)
     placeholders = (node for node in joint.graph.nodes if node.op == "placeholder")
     for node, entry in zip(placeholders, joint.inputs, strict=True):
         copied[node] = _door(graph, entry, roots)
         copied[node].meta.update(node.meta)
-        if reorder and is_image(node) and _is_convolved(node):
+        if reorder and is_image(node) and convolved(node):
             copied[node] = ordered(graph, copied[node], torch.channels_last)
         if entry.owned:
             attributes[entry.name] = entry.tensor
@@ -185,7 +187,9 @@ def assemble(
     returned = [copied[node] for node in joint.graph.output_node().args[0]]  # type: ignore[union-attr,index]
     if reorder:  # as a user expects gradients: `view(-1)` works
         returned = [
-            ordered(graph, n, torch.contiguous_format) if is_image(n) and not name.startswith("residual") else n
+            ordered(graph, n, torch.contiguous_format)
+            if is_image(n) and not name.startswith("residual")
+            else n
             for name, n in zip(joint.outputs, returned, strict=True)
         ]
     graph.output(results(joint.outputs, returned))
@@ -197,14 +201,6 @@ def assemble(
     module = CurvatureModule(attributes, graph)
     module.meta["bnrewrite"] = joint.meta
     return module
-
-
-MATRIX_VIEWS = frozenset({torch.ops.aten.reshape.default, torch.ops.aten.view.default})
-
-
-def _is_convolved(node: fx.Node) -> bool:
-    """Whether a convolution reads `node` as it is, or through what keeps the order of its axes."""
-    return any("convolution" in str(user.target) or user.target not in MATRIX_VIEWS for user in node.users)
 
 
 def _parameters(joint: JointGraph) -> list[fx.Node]:
@@ -242,9 +238,8 @@ def _door(graph: fx.Graph, entry: Input, roots: dict[str, fx.Node]) -> fx.Node:
     """The node that stands for one input of the joint graph."""
     if entry.owned:
         shared = graph.create_node("get_attr", entry.name, name=entry.name)
-        if entry.kind != "parameter":
-            return shared
-        # The graph is its own derivative: autograd need not record it.
+        # The graph is its own derivative: autograd need not record it. (FX reads a buffer anew for every node that uses
+        # it when it restores a pickled graph: here one node does.)
         return graph.create_node(
             "call_function", torch.ops.aten.detach.default, (shared,), name=f"{entry.name}_detached"
         )

@@ -79,7 +79,7 @@ def build_apply(apply: JointGraph, check: CheckCall) -> fx.GraphModule:
     graph = fx.Graph()
     residuals, v = graph.placeholder("residuals"), graph.placeholder("v")
     roots = {"input": residuals, "vector": graph.call_module(CHECK, (residuals, v))}
-    return assemble(apply, graph, roots, CheckApply(check, _shapes(apply)), _products)
+    return assemble(apply, graph, roots, CheckApply(check, residual_shapes(apply)), _products)
 
 
 def _products(names: Sequence[str], nodes: Sequence[fx.Node]) -> Any:
@@ -87,7 +87,8 @@ def _products(names: Sequence[str], nodes: Sequence[fx.Node]) -> Any:
     return products[0] if len(products) == 1 else products
 
 
-def _shapes(apply: JointGraph) -> list[list[int | None]]:
+def residual_shapes(apply: JointGraph) -> list[list[int | None]]:
+    """Of each residual, with `None` for a size that differs from batch to batch."""
     placeholders = (node for node in apply.graph.nodes if node.op == "placeholder")
     return [
         [size if isinstance(size, int) else None for size in node.meta["val"].shape]

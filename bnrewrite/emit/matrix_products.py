@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn.functional import fold, pad
+from torch.nn.functional import pad
 
 from ..passes.graph import JointGraph
 from ..passes.simplify import SIMPLIFY
@@ -75,7 +75,7 @@ def data(y_bar: Tensor, x: Tensor, w: Tensor, stride: Sequence[int], padding: Se
     if list(w.shape[2:]) == [1, 1] and list(stride) == [1, 1] and not any(padding):
         return image(seen_bar, [x.shape[0], *x.shape[2:]])
     columns = seen_bar.reshape(x.shape[0], -1, seen_bar.shape[1]).transpose(1, 2)
-    return fold(columns, x.shape[2:], w.shape[2:], 1, padding, stride)
+    return aten.col2im(columns, x.shape[2:], w.shape[2:], [1, 1], padding, stride)
 
 
 def weight(y_bar: Tensor, x: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
@@ -88,7 +88,7 @@ def multiply_matrices(joint: JointGraph, reordered: bool) -> JointGraph:
 
     `reordered`: whether images have their channels last in memory.
     """
-    batch = joint.meta["batch"]
+    batch: int = joint.meta["batch"]  # type: ignore[assignment]
     splicer = Splicer()
     values: dict[fx.Node, Any] = {}
     for node in joint.graph.nodes:
@@ -114,20 +114,21 @@ def _lowered(splicer: Splicer, node: fx.Node, values: dict[fx.Node, Any], reorde
     if node.target not in (aten.convolution.default, aten.convolution_backward.default):
         return None
     forward = node.target is aten.convolution.default
-    x, w = node.args[:2] if forward else node.args[1:3]
-    stride, padding, dilation, transposed, _, groups = node.args[3:9] if forward else node.args[4:10]
+    args: Any = node.args
+    x, w = args[:2] if forward else args[1:3]
+    stride, padding, dilation, transposed, _, groups = args[3:9] if forward else args[4:10]
     shape = w.meta["val"].shape
     if len(shape) != 4 or transposed or groups != 1 or list(dilation) != [1, 1]:
         return None
-    y = node if forward else node.args[0]
+    y = node if forward else args[0]
     size = y.meta["val"].shape[2:]
     single = list(shape[2:]) == [1, 1] and list(stride) == [1, 1] and not any(padding)
-    if not (single and (reordered or size.numel() == 1) or size.numel() * batch <= FEW_ROWS):
+    if not ((single and (reordered or size.numel() == 1)) or size.numel() * batch <= FEW_ROWS):
         return None
     geometry = (list(stride), list(padding))
     if forward:
-        return _call(splicer, node, values, value, x, w, node.args[2], *geometry, list(size))
-    mask = list(node.args[10])
+        return _call(splicer, node, values, value, x, w, args[2], *geometry, list(size))
+    mask = list(args[10])
     if mask == [True, False, False]:
         return [_call(splicer, node, values, data, y, x, w, *geometry), None, None]
     if mask == [False, True, False]:
@@ -137,6 +138,8 @@ def _lowered(splicer: Splicer, node: fx.Node, values: dict[fx.Node, Any], reorde
 
 def _call(splicer: Splicer, node: fx.Node, values: dict[fx.Node, Any], function: Any, *args: Any) -> Any:
     """`function` in place of `node`."""
-    origin = {key: node.meta[key] for key in ("module", "where", "site", "role") if key in node.meta}
+    origin: dict[str, str] = {
+        key: node.meta[key] for key in ("module", "where", "site", "role") if key in node.meta
+    }
     arguments = [values[arg] if isinstance(arg, fx.Node) else arg for arg in args]
     return splicer.call(function, *arguments, key=function, origin=origin)

@@ -1,0 +1,182 @@
+"""Graphs for K directions as GraphModules: what does not depend on a direction once, and the rest a few at a time.
+
+One operation over all K directions costs less than K operations where tensors are small, and more where they are large:
+what it writes has left the cache before the next operation reads it, and the kernels for convolutions are slower on
+batches of thousands. So a module for F directions is called K / F times, with F as large as the cache allows.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..passes.block import block
+from ..passes.graph import Input, JointGraph
+from ..passes.linearize import Linearized
+from ..passes.simplify import SIMPLIFY, size_of
+from .graph_module import CHECK, CheckCall, assemble, grouped
+from .layout import channels_last, convolved, is_image, ordered
+from .linearized import CheckApply, residual_shapes
+
+CACHE = 1 << 20
+"""Bytes that the largest tensor of one operation over several directions may have: a core's share of the cache."""
+
+DIRECTION = "bnrewrite_directions"
+"""Attribute name of the module that computes the products for some of the directions."""
+
+
+class ChooseDirections(nn.Module):
+    """The door of that module: the part of `v` from direction `first` on."""
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, v: dict[str, Tensor], first: int) -> dict[str, Tensor]:
+        if self.size is None:
+            return {name: part[first] for name, part in v.items()}
+        return {name: part[first : first + self.size] for name, part in v.items()}
+
+
+def build_directions(parts: Linearized, check: CheckCall) -> fx.GraphModule:
+    """`gm(input, target, v) -> (loss, grad, *products)` for the K directions that `v` holds."""
+    graph = fx.Graph()
+    roots = {"input": graph.placeholder("input"), "target": graph.placeholder("target")}
+    v = graph.placeholder("v")
+    directions = _Directions(parts.apply, graph)
+    checked = graph.call_module(CHECK, (roots["input"], roots["target"], v))
+
+    def results(names: Sequence[str], nodes: Sequence[fx.Node]) -> tuple[Any, ...]:
+        groups = grouped(names[1:], nodes[1:])
+        residuals = list(groups.pop("residual", {}).values())
+        return (nodes[0], *groups.values(), *directions.products(residuals, checked))
+
+    primal = _handing_on(parts.primal, directions.owned)
+    module = assemble(primal, graph, roots, check, results, {DIRECTION: directions.module})
+    module.meta["bnrewrite"] = {k: v for k, v in parts.primal.meta.items() if k not in _OF_PARTS}
+    return module
+
+
+_OF_PARTS = ("part", "residuals", "residual_bytes")
+
+
+def build_apply_directions(apply: JointGraph, check: CheckCall) -> fx.GraphModule:
+    """`apply(residuals, v)` for the K directions that `v` holds."""
+    graph = fx.Graph()
+    residuals, v = graph.placeholder("residuals"), graph.placeholder("v")
+    directions = _Directions(apply, graph)
+    checked = graph.call_module(CHECK, (residuals, v))
+
+    def results(names: Sequence[str], nodes: Sequence[fx.Node]) -> Any:
+        products = directions.products(list(nodes), checked)
+        return products[0] if len(products) == 1 else products
+
+    doors = fx.Graph()
+    entries = [(node, entry) for node, entry in _entries(apply) if _is_handed(node, entry)]
+    handed = [_copied(doors, node) for node, _ in entries]
+    doors.output(tuple(handed))
+    inputs = [entry for _, entry in entries]
+    identity = JointGraph(doors, inputs, [f"residual.{i}" for i in range(len(handed))], apply.meta)
+    return assemble(
+        identity,
+        graph,
+        {"input": residuals},
+        CheckApply(check, residual_shapes(apply)),
+        results,
+        {DIRECTION: directions.module},
+    )
+
+
+class _Directions:
+    """The module for F directions, and its calls in `graph`."""
+
+    def __init__(self, apply: JointGraph, graph: fx.Graph) -> None:
+        self.graph, self.count = graph, int(apply.meta["vectors"])  # type: ignore[call-overload]
+        self.owned = [node for node, entry in _entries(apply) if entry.owned and node.users]
+        self.reordered = channels_last(apply)
+        self.images = [self.reordered and is_image(node) and convolved(node) for node in self.owned]
+        self.size = _at_once(apply, self.count)
+        self.module = _module(apply, self.size)
+        self.names = apply.outputs
+
+    def products(self, residuals: list[fx.Node], v: fx.Node) -> tuple[dict[str, fx.Node], ...]:
+        """{parameter: product} for every kind of product; `residuals` end with what the model owns."""
+        start = len(residuals) - len(self.owned)
+        for i, image in enumerate(self.images, start):
+            if image:  # once rather than in every call
+                residuals[i] = ordered(self.graph, residuals[i], torch.channels_last)
+        calls = [
+            self.graph.call_module(DIRECTION, (tuple(residuals), v, first))
+            for first in range(0, self.count, self.size)
+        ]
+        join = torch.stack if self.size == 1 else torch.cat
+        joined = [
+            self.graph.call_function(
+                join, ([self.graph.call_function(operator.getitem, (call, i)) for call in calls],)
+            )
+            for i in range(len(self.names))
+        ]
+        return tuple(grouped(self.names, joined).values())
+
+
+def _at_once(apply: JointGraph, count: int) -> int:
+    """How many of `count` directions one call of the module computes: a divisor of `count`."""
+    batch: int = apply.meta["batch"]  # type: ignore[assignment]
+    owned = {node for node, entry in _entries(apply) if entry.owned or entry.kind == "input"}
+    vals = [
+        node.meta["val"] for node in apply.graph.nodes if node.op == "call_function" and node not in owned
+    ]
+    sizes = [size_of(val, batch) * val.element_size() for val in vals if isinstance(val, Tensor)]
+    largest = max(sizes, default=1)
+    return max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * largest <= CACHE))
+
+
+def _module(apply: JointGraph, size: int) -> fx.GraphModule:
+    """`module(residuals, v, first)` -> tuple of products in the order of `apply.outputs`; `residuals` end with what
+    the model owns."""
+    joint = apply if size == 1 else block(apply, size)
+    if size > 1:
+        SIMPLIFY.run(joint.graph, "block-")
+    path = iter(range(len(joint.inputs)))
+    inputs = [
+        Input(entry.name, "input", path=(next(path),)) if _is_handed(node, entry) else entry
+        for node, entry in _entries(apply)
+    ]
+    graph = fx.Graph()
+    residuals, v, first = (graph.placeholder(name) for name in ("residuals", "v", "first"))
+    roots = {"input": residuals, "vector": graph.call_module(CHECK, (v, first))}
+    door = ChooseDirections(None if size == 1 else size)
+    return assemble(replace(joint, inputs=inputs), graph, roots, door, lambda names, nodes: tuple(nodes))
+
+
+def _handing_on(primal: JointGraph, owned: Sequence[fx.Node]) -> JointGraph:
+    """`primal` with the tensors that the model owns, and apply reads, as residuals more."""
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    returned = list(graph.graph_copy(primal.graph, copied))  # type: ignore[arg-type]
+    by_name = {node.name: copied[node] for node, _ in _entries(primal)}
+    count = sum(name.startswith("residual") for name in primal.outputs)
+    graph.output((*returned, *(by_name[node.name] for node in owned)))
+    outputs = [*primal.outputs, *(f"residual.{count + i}" for i in range(len(owned)))]
+    return JointGraph(graph, primal.inputs, outputs, primal.meta)
+
+
+def _is_handed(node: fx.Node, entry: Input) -> bool:
+    """Whether the module for some of the directions is given this input of `apply` with the residuals."""
+    return bool(entry.kind == "input" or (entry.owned and node.users))
+
+
+def _copied(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    placeholder = graph.placeholder(node.name)
+    placeholder.meta = dict(node.meta)
+    return placeholder
+
+
+def _entries(joint: JointGraph) -> list[tuple[fx.Node, Input]]:
+    placeholders = (node for node in joint.graph.nodes if node.op == "placeholder")
+    return list(zip(placeholders, joint.inputs, strict=True))
