@@ -308,23 +308,19 @@ class ShareFactors(Pass):
 
 class ReuseMemory(Pass):
     """Before: a functional graph. After: where an operand of an element-wise operation is read by nothing else from
-    there on, and is as large as the result, the result takes its memory.
-
-    An operand that does not depend on all that the result depends on is left alone: `torch.func.vmap` over one of the
-    inputs could not write the result there.
-    """
+    there on, and is as large as the result, the result takes its memory."""
 
     def __call__(self, graph: fx.Graph) -> None:
         place = {node: i for i, node in enumerate(graph.nodes)}
         last = _last_uses(graph, place)
-        roots = _roots(graph)
+        memory = _memory(graph)
         for node in graph.nodes:
             if node.target not in _IN_PLACE or not isinstance(node.args[0], fx.Node):
                 continue
             into, swaps = _IN_PLACE[node.target]
             for position in (0, 1) if swaps else (0,):
                 x = node.args[position]
-                if isinstance(x, fx.Node) and _may_hold(x, node, last, place) and roots[x] >= roots[node]:
+                if isinstance(x, fx.Node) and last[x] == place[node] and _may_hold(x, node, memory):
                     node.args = (x, *(arg for i, arg in enumerate(node.args) if i != position))
                     node.target = into
                     break
@@ -341,14 +337,27 @@ _IN_PLACE = {
 """The form that writes into its first operand, and whether the first two operands may change places."""
 
 
-def _may_hold(x: fx.Node, node: fx.Node, last: dict[fx.Node, int], place: dict[fx.Node, int]) -> bool:
-    """Whether `node` may write its result over `x`: its own memory, of the same size, that nobody reads later."""
+def _may_hold(x: fx.Node, node: fx.Node, memory: dict[fx.Node, frozenset[fx.Node]]) -> bool:
+    """Whether `x` is as large as the result of `node`, and of memory that no other operand looks at."""
+    others = [arg for arg in node.args if isinstance(arg, fx.Node) and arg is not x]
     return (
         _is_fresh(x)
         and same_shape(_val(x), _val(node))
         and sum(arg is x for arg in node.args) == 1
-        and last[x] == place[node]
+        and all(memory[x].isdisjoint(memory[other]) for other in others)
     )
+
+
+def _memory(graph: fx.Graph) -> dict[fx.Node, frozenset[fx.Node]]:
+    """The nodes that made the memory which each node looks at."""
+    made: dict[fx.Node, frozenset[fx.Node]] = {}
+    for node in graph.nodes:
+        made[node] = (
+            frozenset({node})
+            if node.op == "placeholder" or _is_fresh(node)
+            else frozenset().union(*(made[source] for source in node.all_input_nodes))
+        )
+    return made
 
 
 def _last_uses(graph: fx.Graph, place: dict[fx.Node, int]) -> dict[fx.Node, int]:
@@ -375,15 +384,6 @@ def _is_fresh(node: fx.Node) -> bool:
 _WRITERS = frozenset(into for into, _ in _IN_PLACE.values())
 _MAY_ALIAS = frozenset({aten._unsafe_view.default, aten._to_copy.default, aten.lift_fresh_copy.default})
 """Views whose schema does not say so, and what may become one when a module is converted."""
-
-
-def _roots(graph: fx.Graph) -> dict[fx.Node, frozenset[fx.Node]]:
-    """The inputs of the graph that each node depends on."""
-    roots: dict[fx.Node, frozenset[fx.Node]] = {}
-    for node in graph.nodes:
-        above = [roots[source] for source in node.all_input_nodes]
-        roots[node] = frozenset({node}) if node.op == "placeholder" else frozenset().union(*above)
-    return roots
 
 
 def _val(node: Any) -> Any:
