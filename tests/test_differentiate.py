@@ -10,7 +10,9 @@ from reference import direction, dot, relative_error, truth
 from torch import Tensor, nn
 
 import bnrewrite
+from bnrewrite.compiler import compile_joint
 from bnrewrite.models import MODELS
+from bnrewrite.options import Options
 from bnrewrite.passes.splice import Splicer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -60,10 +62,10 @@ def test_what_no_derivative_needs_is_not_in_the_graph() -> None:
     model = MODELS["resnet8_digits"].build_small(dtype=torch.float64)
     example = MODELS["resnet8_digits"].example(6, dtype=torch.float64)
     count = {
-        name: sum("convolution" in str(node.target) for node in gm.graph.nodes)
-        for name, gm in {
-            "all": bnrewrite.transform(model, example),
-            "head": bnrewrite.transform(model, example, wrt=["fc.*"]),
+        name: sum("convolution" in str(node.target) for node in joint.graph.nodes)
+        for name, joint in {
+            "all": compile_joint(model, example, Options()),
+            "head": compile_joint(model, example, Options(wrt=["fc.*"])),
         }.items()
     }
     forward = sum(isinstance(module, nn.Conv2d) for module in model.modules())
