@@ -55,10 +55,12 @@ def transform_block(point: Point) -> Prepared:
     return _graph(point, "hvp", len(point.vectors))
 
 
-def _apply(point: Point, vectors: int | None) -> Prepared:
+def _apply(point: Point, vectors: int | None, product: str = "hvp") -> Prepared:
     stages = Stages()
     with _silent(), stages.step("linearize"):
-        primal, apply = bnrewrite.linearize(point.model, (point.x, point.y), vectors=vectors)
+        primal, apply = bnrewrite.linearize(
+            point.model, (point.x, point.y), products=(product,), vectors=vectors
+        )
     with stages.step("primal"):
         _, _, residuals = primal(point.x, point.y)
     if vectors is None:
@@ -71,6 +73,11 @@ def _apply(point: Point, vectors: int | None) -> Prepared:
 def apply(point: Point) -> Prepared:
     """H v from residuals that are kept."""
     return _apply(point, None)
+
+
+def apply_ggn(point: Point) -> Prepared:
+    """G v from residuals that are kept."""
+    return _apply(point, None, "ggn")
 
 
 def apply_block(point: Point) -> Prepared:
@@ -126,5 +133,6 @@ OURS: dict[str, Method] = {
     "transform_block": Method("transform, {K} at once", "hvp", transform_block, block=True),
     "apply_block": Method("linearize: apply, {K} at once", "apply", apply_block, block=True),
     "transform_ggn": Method("transform: loss, gradient, G v", "ggn", transform_ggn),
+    "apply_ggn": Method("linearize: apply, G v", "ggn", apply_ggn),
 }
 """By their names on the command line."""

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 import bnrewrite
 from bnrewrite.compiler import compile_joint
-from bnrewrite.emit import matrix_products
+from bnrewrite.emit import convolutions
 from bnrewrite.emit.eager import (
     AddBeforeViews,
     FuseChannelSums,
@@ -188,7 +188,7 @@ def test_sums_over_channels_are_one_kernel() -> None:
     assert rows["aten.native_layer_norm_backward.default"] == 1 and rows["aten.sum.dim_IntList"] == 0
 
 
-def test_matrix_products_are_joined() -> None:
+def test_convolutions_are_joined() -> None:
     a, b, c, d, wide = t(8, 2), t(2, 9), t(8, 2), t(2, 9), t(8, 9)
     join, reuse = FuseMatrixProducts(1), ReuseMemory()
     assert after(lambda a, b, c, d: [a.mm(b) + c.mm(d)], [a, b, c, d], join)["aten.mm.default"] == 1
@@ -214,7 +214,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize(("x_shape", "w_shape", "stride", "padding"), CONVOLUTIONS)
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_convolutions_as_matrix_products(
+def test_convolutions_as_convolutions(
     x_shape: Any, w_shape: Any, stride: Any, padding: Any, order: torch.memory_format
 ) -> None:
     """Value and both adjoints against PyTorch's own, in both orders of the axes."""
@@ -224,13 +224,49 @@ def test_convolutions_as_matrix_products(
     y_bar = t(*y.shape).contiguous(memory_format=order)
     x_bar, w_bar, _ = aten.convolution_backward(y_bar, x, w, None, *geometry, [True, True, False])
     found = [
-        (matrix_products.value(x, w, b, stride, padding, y.shape[2:]), y),
-        (matrix_products.data(y_bar, x, w, stride, padding), x_bar),
-        (matrix_products.weight(y_bar, x, w, stride, padding), w_bar),
+        (convolutions.value(x, w, b, stride, padding, y.shape[2:]), y),
+        (convolutions.data(y_bar, x, w, stride, padding), x_bar),
+        (convolutions.weight(y_bar, x, w, stride, padding), w_bar),
     ]
     for result, expected in found:
         assert result.shape == expected.shape
         assert (result - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("image", [(1, 1), (2, 2), (2, 5), (3, 7), (8, 8)])
+@pytest.mark.parametrize(
+    ("size", "padding"), [((3, 3), (1, 1)), ((5, 5), (2, 2)), ((4, 7), (2, 3)), ((5, 3), (4, 0))]
+)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 3)])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_filters_without_taps_that_see_padding(
+    image: Any, size: Any, padding: Any, stride: Any, groups: int
+) -> None:
+    """Value and both adjoints against PyTorch's own; no tap too many or too few."""
+    if any(n + 2 * p < k for n, p, k in zip(image, padding, size, strict=True)):
+        return
+    x, w, b = t(3, 4, *image), t(4, 4 // groups, *size), t(4)
+    geometry = (list(stride), list(padding), [1, 1], False, [0, 0], groups)
+    y = aten.convolution(x, w, b, *geometry)
+    y_bar = t(*y.shape)
+    x_bar, w_bar, _ = aten.convolution_backward(y_bar, x, w, None, *geometry, [True, True, False])
+    taps = convolutions.taps_used(image, size, stride, padding)
+    if taps is None:
+        return
+    seen = w_bar.abs().sum((0, 1)) > 0
+    part = seen[slice(*taps[0]), slice(*taps[1])]
+    assert bool(part.all()) or stride != (1, 1)
+    assert int(seen.sum()) == int(part.sum())
+    given = (list(stride), list(padding), groups, taps)
+    assert (convolutions.cropped_value(x, w, b, *given) - y).abs().max() < 1e-12
+    assert (convolutions.cropped_data(y_bar, x, w, *given) - x_bar).abs().max() < 1e-12
+    assert (convolutions.cropped_weight(y_bar, x, w, *given) - w_bar).abs().max() < 1e-12
+
+
+def test_some_filters_have_such_taps() -> None:
+    assert convolutions.taps_used((2, 2), (5, 5), (1, 1), (2, 2)) == ((1, 4), (1, 4))
+    assert convolutions.taps_used((1, 1), (3, 3), (1, 1), (1, 1)) == ((1, 2), (1, 2))
+    assert convolutions.taps_used((4, 4), (5, 5), (1, 1), (2, 2)) is None
 
 
 # Whole graphs ------------------------------------------------------------------------------------------------------

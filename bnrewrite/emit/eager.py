@@ -18,11 +18,11 @@ from ..passes.graph import JointGraph
 from ..passes.pipeline import Pass, Pipeline
 from ..passes.rematerialize import rematerialize
 from ..passes.simplify import same_shape, size_of
-from .matrix_products import multiply_matrices
+from .convolutions import lower_convolutions
 
 aten = torch.ops.aten
 
-REPEAT = Fraction(1, 1000)
+REPEAT = Fraction(1, 64)
 """Bytes of the peak that a byte moved again on the way back is worth: every element-wise chain is done again, for 1 to
 4 % of the time and up to a third of the peak (docs/performance.md)."""
 
@@ -30,7 +30,7 @@ REPEAT = Fraction(1, 1000)
 def eager(joint: JointGraph, reordered: bool) -> JointGraph:
     """A copy of `joint` for execution operation by operation; `reordered`: images have their channels last."""
     batch: int = joint.meta["batch"]  # type: ignore[assignment]
-    joint = multiply_matrices(joint, reordered)
+    joint = lower_convolutions(joint, reordered)
     if "loss" in joint.outputs:  # else there is no way forward
         joint = rematerialize(joint, batch, REPEAT)
     Pipeline(

@@ -7,6 +7,7 @@ named after the module it comes from and the quantity it computes (`layer1_0_bn1
 from __future__ import annotations
 
 import operator
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import PythonCode
 from torch.fx.graph_module import reduce_graph_module
 
 from ..errors import InputError
@@ -101,6 +103,14 @@ def _listed(names: list[str]) -> str:
 class CurvatureModule(fx.GraphModule):
     """A GraphModule whose metadata and node names survive pickling (FX keeps the code only)."""
 
+    def recompile(self) -> PythonCode:
+        """`forward` from the graph, as FX writes it, but for the calls in `DIRECT`; `code` shows FX's."""
+        found = super().recompile()
+        namespace = dict(found.globals)
+        exec(_SLOW_CALL.sub(lambda call: DIRECT.get(call[1], call[0]), found.src), namespace)
+        type(self).forward = namespace["forward"]
+        return found
+
     def __reduce__(self) -> tuple[Any, ...]:
         names = [
             (node.name, {key: node.meta[key] for key in _KEPT if key in node.meta})
@@ -109,6 +119,25 @@ class CurvatureModule(fx.GraphModule):
         _, arguments = super().__reduce__()
         return _restore, (*arguments, names, self.meta["bnrewrite"])
 
+
+DIRECT = {
+    **{
+        f"{name}.{overload}": f"torch.{name}"
+        for overload, names in {
+            "default": "addcmul addmm cat convolution detach mm permute relu reshape rsqrt t",
+            "Tensor": "add div mul sub",
+            "dim": "mean",
+            "dim_IntList": "sum",
+        }.items()
+        for name in names.split()
+    },
+    **{f"{name}_.Tensor": f"torch.Tensor.{name}_" for name in ("add", "div", "mul", "sub")},
+    **{f"{name}_.default": f"torch.Tensor.{name}_" for name in ("addcmul", "addmm")},
+}
+"""Operations of `torch.ops.aten` that PyTorch also offers directly, with the same arguments: a call takes half as long
+(1.5 against 2.8 microseconds), and a graph has ten thousand."""
+
+_SLOW_CALL = re.compile(r"\btorch\.ops\.aten\.(\w+\.\w+)(?=\()")
 
 _KEPT = ("module", "where", "site", "role", "quantity")
 

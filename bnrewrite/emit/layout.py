@@ -1,9 +1,9 @@
 """Which order of axes in memory a GraphModule computes images in.
 
-PyTorch's CPU kernels for depthwise and pointwise convolutions and for sums over a channel are faster with the channels
-last; those for other convolutions, with the images of ResNets and small batches, are not (benchmarks/speed.py, two
-threads, loss + gradient + H v against double backward: MobileNetV2 0.48 -> 0.34, ResNet-50 0.81 -> 0.89, ResNet-18
-0.86 -> 0.97). So a network with depthwise convolutions is computed with channels last, whatever comes in.
+With the channels last, a pointwise convolution is a matrix product of what lies in memory, sums over a channel are one
+kernel, and depthwise convolutions are faster; other convolutions are slower with the images and batches of ResNets
+(docs/performance.md has the figures). So a network in which most convolutions are of the first kinds is computed with
+the channels last, whatever comes in.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
-"""Convolutions as matrix products, where PyTorch's CPU kernels for them are slower (docs/performance.md has the table).
+"""Convolutions as PyTorch computes them fastest (docs/performance.md has figures): as matrix products where its kernels
+are slower, and without the taps of a filter that see nothing but padding.
 
     rows(x)       (N, C, H, W) -> (N H W, C): with the channels last in memory a view
     windows(x)    (N, C, H, W) -> (N H' W', C K L): what the filter sees at each of the H' W' places
 
     1 x 1         y = rows(x) w^T       x_bar = rows(y_bar) w       w_bar = rows(y_bar)^T rows(x)
     K x L         y = windows(x) w^T    x_bar = overlaid(rows(y_bar) w) w_bar = rows(y_bar)^T windows(x)
+
+On images smaller than half a filter the outer taps always fall beside the image: a filter of 5 x 5 on 2 x 2 pixels is
+one of 3 x 3, and the outer rows of its gradient are zero.
 
 Several products of one convolution read the same rows and windows, which are made once.
 """
@@ -83,7 +87,58 @@ def weight(y_bar: Tensor, x: Tensor, w: Tensor, stride: Sequence[int], padding: 
     return rows(y_bar).t().mm(seen_by(w, x, stride, padding)).reshape(w.shape)
 
 
-def multiply_matrices(joint: JointGraph, reordered: bool) -> JointGraph:
+Taps = tuple[tuple[int, int], tuple[int, int]]
+"""The part of a filter that ever sees the image: first tap and the one after the last, in both axes."""
+
+
+def taps_used(
+    image: Sequence[int], size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Taps | None:
+    """None where all are used, or where the rest would need more padding on one side than on the other."""
+    taps = []
+    for n, k, s, p in zip(image, size, stride, padding, strict=True):
+        places = (n + 2 * p - k) // s + 1
+        low, high = max(0, p - (places - 1) * s), min(k, n + p)
+        if (n + 2 * (p - low) - (high - low)) // s + 1 != places:
+            return None
+        taps.append((low, high))
+    return None if taps == [(0, k) for k in size] else (taps[0], taps[1])
+
+
+def used(w: Tensor, taps: Taps) -> Tensor:
+    (top, bottom), (left, right) = taps
+    return w[:, :, top:bottom, left:right]
+
+
+def cropped(stride: Any, padding: Any, groups: int, taps: Taps) -> tuple[Any, ...]:
+    """The geometry that goes with the filter's `taps`."""
+    inner = [p - low for p, (low, _) in zip(padding, taps, strict=True)]
+    return stride, inner, [1, 1], False, [0, 0], groups
+
+
+def cropped_value(
+    x: Tensor, w: Tensor, b: Tensor | None, stride: Any, padding: Any, groups: int, taps: Taps
+) -> Tensor:
+    return aten.convolution(x, used(w, taps), b, *cropped(stride, padding, groups, taps))
+
+
+def cropped_data(
+    y_bar: Tensor, x: Tensor, w: Tensor, stride: Any, padding: Any, groups: int, taps: Taps
+) -> Tensor:
+    geometry = cropped(stride, padding, groups, taps)
+    return aten.convolution_backward(y_bar, x, used(w, taps), None, *geometry, [True, False, False])[0]
+
+
+def cropped_weight(
+    y_bar: Tensor, x: Tensor, w: Tensor, stride: Any, padding: Any, groups: int, taps: Taps
+) -> Tensor:
+    geometry = cropped(stride, padding, groups, taps)
+    inner = aten.convolution_backward(y_bar, x, used(w, taps), None, *geometry, [False, True, False])[1]
+    (top, bottom), (left, right) = taps
+    return pad(inner, (left, w.shape[3] - right, top, w.shape[2] - bottom))
+
+
+def lower_convolutions(joint: JointGraph, reordered: bool) -> JointGraph:
     """Before: a joint graph; it is left as it is. After: one without convolutions that are faster as matrix products.
 
     `reordered`: whether images have their channels last in memory.
@@ -118,21 +173,33 @@ def _lowered(splicer: Splicer, node: fx.Node, values: dict[fx.Node, Any], reorde
     x, w = args[:2] if forward else args[1:3]
     stride, padding, dilation, transposed, _, groups = args[3:9] if forward else args[4:10]
     shape = w.meta["val"].shape
-    if len(shape) != 4 or transposed or groups != 1 or list(dilation) != [1, 1]:
+    if len(shape) != 4 or transposed or list(dilation) != [1, 1]:
         return None
     y = node if forward else args[0]
     size = y.meta["val"].shape[2:]
     single = list(shape[2:]) == [1, 1] and list(stride) == [1, 1] and not any(padding)
-    if not ((single and (reordered or size.numel() == 1)) or size.numel() * batch <= FEW_ROWS):
-        return None
-    geometry = (list(stride), list(padding))
+    free = single and (reordered or size.numel() == 1)  # rows without a copy
+    functions: tuple[Any, Any, Any]
+    last: tuple[Any, ...] = ()
+    geometry: tuple[Any, ...] = (list(stride), list(padding))
+    if groups == 1 and (free or size.numel() * batch <= FEW_ROWS):
+        functions, last = (value, data, weight), (list(size),)
+    else:
+        taps = taps_used(x.meta["val"].shape[2:], shape[2:], stride, padding)
+        if taps is None:
+            return None
+        functions, last, geometry = (
+            (cropped_value, cropped_data, cropped_weight),
+            (),
+            (*geometry, groups, taps),
+        )
     if forward:
-        return _call(splicer, node, values, value, x, w, args[2], *geometry, list(size))
+        return _call(splicer, node, values, functions[0], x, w, args[2], *geometry, *last)
     mask = list(args[10])
     if mask == [True, False, False]:
-        return [_call(splicer, node, values, data, y, x, w, *geometry), None, None]
+        return [_call(splicer, node, values, functions[1], y, x, w, *geometry), None, None]
     if mask == [False, True, False]:
-        return [None, _call(splicer, node, values, weight, y, x, w, *geometry), None]
+        return [None, _call(splicer, node, values, functions[2], y, x, w, *geometry), None]
     return None
 
 
