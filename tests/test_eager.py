@@ -294,9 +294,8 @@ def peak(graph: fx.Graph, batch: int) -> int:
     return most
 
 
-@pytest.mark.parametrize("name", ["resnet8_digits", "mobilenet_v2"])
-def test_what_is_cheap_is_computed_again(name: str) -> None:
-    joint = joint_of(name)
+def test_what_is_cheap_is_computed_again() -> None:
+    joint = joint_of("resnet8_digits")
     again = rematerialize(joint, 8, Fraction(1, 1000))
     again.graph.lint()
     assert peak(again.graph, 8) < 0.95 * peak(joint.graph, 8)

@@ -11,8 +11,10 @@ import pytest
 import torch
 from reference import direction, relative_error, truth
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 import bnrewrite
+from bnrewrite.emit.graph_module import DIRECT
 from bnrewrite.errors import InputError
 from bnrewrite.models import MODELS
 
@@ -144,3 +146,17 @@ def test_torch_compile_gives_the_same_numbers() -> None:
     gm, v = bnrewrite.transform(model, (x, y)), direction(model)
     compiled = torch.compile(gm, backend="aot_eager", fullgraph=True)
     assert relative_error(compiled(x, y, v)[2], gm(x, y, v)[2]) < 1e-12
+
+
+def test_forward_is_the_graph(setting) -> None:
+    """Calls of PyTorch's own functions give what the graph's nodes give, bit for bit; `code` shows the nodes."""
+    _, gm, x, y, v = setting
+    flat = pytree.tree_leaves(fx.Interpreter(gm).run(x, y, v))
+    found = pytree.tree_leaves(gm(x, y, v))
+    assert all(torch.equal(a, b) for a, b in zip(flat, found, strict=True))
+    assert "torch.ops.aten.mul.Tensor(" in gm.code
+    for name, direct in DIRECT.items():
+        operation, overload = name.split(".")
+        assert hasattr(getattr(torch.ops.aten, operation), overload)
+        *_, function = direct.split(".")
+        assert hasattr(torch.Tensor if "Tensor" in direct else torch, function)

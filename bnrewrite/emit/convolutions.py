@@ -146,6 +146,7 @@ def lower_convolutions(joint: JointGraph, reordered: bool) -> JointGraph:
     batch: int = joint.meta["batch"]  # type: ignore[assignment]
     splicer = Splicer()
     values: dict[fx.Node, Any] = {}
+    changed = False
     for node in joint.graph.nodes:
         if node.op == "placeholder":
             values[node] = splicer.placeholder(node.name, node.meta["val"])
@@ -155,12 +156,13 @@ def lower_convolutions(joint: JointGraph, reordered: bool) -> JointGraph:
         elif node.target is operator.getitem and isinstance(values[node.args[0]], list):
             values[node] = values[node.args[0]][node.args[1]]
         else:
-            values[node] = _lowered(splicer, node, values, reordered, batch) or splicer.copy(
-                node, values.__getitem__
-            )
+            lowered = _lowered(splicer, node, values, reordered, batch)
+            changed = changed or lowered is not None
+            values[node] = splicer.copy(node, values.__getitem__) if lowered is None else lowered
         if isinstance(values[node], fx.Node):
             values[node].meta |= {key: value for key, value in node.meta.items() if key != "val"}
-    SIMPLIFY.run(splicer.graph, "eager-products-")
+    if changed:  # rows and windows that several products read are one
+        SIMPLIFY.run(splicer.graph, "eager-products-")
     return JointGraph(splicer.graph, joint.inputs, joint.outputs, joint.meta)
 
 
