@@ -36,7 +36,7 @@ reordering weights."""
 
 def rows(x: Tensor) -> Tensor:
     """(N, C, H, W) -> (N H W, C)."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0] * x.shape[2] * x.shape[3], x.shape[1])
 
 
 def windows(x: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:
@@ -44,7 +44,8 @@ def windows(x: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequ
     if any(padding):
         x = pad(x, (padding[1], padding[1], padding[0], padding[0]))
     seen = x.unfold(2, size[0], stride[0]).unfold(3, size[1], stride[1])
-    return seen.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1] * size[0] * size[1])
+    places = seen.shape[0] * seen.shape[2] * seen.shape[3]
+    return seen.permute(0, 2, 3, 1, 4, 5).reshape(places, x.shape[1] * size[0] * size[1])
 
 
 def image(r: Tensor, size: Sequence[Any]) -> Tensor:
@@ -78,7 +79,8 @@ def data(y_bar: Tensor, x: Tensor, w: Tensor, stride: Sequence[int], padding: Se
     seen_bar = rows(y_bar).mm(matrix(w))
     if list(w.shape[2:]) == [1, 1] and list(stride) == [1, 1] and not any(padding):
         return image(seen_bar, [x.shape[0], *x.shape[2:]])
-    columns = seen_bar.reshape(x.shape[0], -1, seen_bar.shape[1]).transpose(1, 2)
+    places = y_bar.shape[2] * y_bar.shape[3]
+    columns = seen_bar.reshape(x.shape[0], places, seen_bar.shape[1]).transpose(1, 2)
     return aten.col2im(columns, x.shape[2:], w.shape[2:], [1, 1], padding, stride)
 
 
