@@ -30,8 +30,8 @@ from ..passes.splice import Splicer
 aten = torch.ops.aten
 
 FEW_ROWS = 64
-"""Convolutions with at most so many pixels in the batch are matrix products: there the kernels spend their time on
-reordering weights."""
+"""Convolutions with at most so many pixels in the example's batch are matrix products: there the kernels spend their
+time on reordering weights."""
 
 
 def rows(x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def cropped_weight(
 
 
 def lower_convolutions(joint: JointGraph, reordered: bool) -> JointGraph:
-    """Before: a joint graph; it is left as it is. After: one without convolutions that are faster as matrix products.
+    """Before: a joint graph; it is left as it is. After: one without convolutions that are faster in another form.
 
     `reordered`: whether images have their channels last in memory.
     """
@@ -192,11 +192,8 @@ def _lowered(splicer: Splicer, node: fx.Node, values: dict[fx.Node, Any], reorde
         taps = taps_used(x.meta["val"].shape[2:], shape[2:], stride, padding)
         if taps is None:
             return None
-        functions, last, geometry = (
-            (cropped_value, cropped_data, cropped_weight),
-            (),
-            (*geometry, groups, taps),
-        )
+        functions = (cropped_value, cropped_data, cropped_weight)
+        geometry = (*geometry, groups, taps)
     if forward:
         return _call(splicer, node, values, functions[0], x, w, args[2], *geometry, *last)
     mask = list(args[10])
