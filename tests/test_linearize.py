@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from exported_files import CASES, Case
 from onnx.reference import ReferenceEvaluator
 from reference import direction, relative_error, truth
+from small_networks import data, network
 from torch import Tensor, fx, nn
 
 import bnrewrite
@@ -26,8 +27,6 @@ from bnrewrite.cli import commands
 from bnrewrite.compiler import compile_joint, door_check
 from bnrewrite.emit.linearized import build_apply, build_primal
 from bnrewrite.errors import FileError, InputError
-from bnrewrite.models import MODELS
-from bnrewrite.models.mobilenet import InvertedResidual
 from bnrewrite.options import Options
 from bnrewrite.passes.graph import JointGraph
 from bnrewrite.passes.linearize import can_be_repeated, linearize
@@ -39,33 +38,6 @@ DEAR = ("convolution", "mm", "bmm", "sum", "mean", "max_pool2d", "_log_softmax",
 
 
 NAMES = ("mlp_bn", "resnet8_digits", "mobile_block")
-
-
-def mobile_block() -> nn.Module:
-    """Two blocks of MobileNetV2, with and without a skip, and a classifier."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(
-            InvertedResidual(4, 4, 3, 1),
-            InvertedResidual(4, 6, 2, 2),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(6, 10),
-        ).double()
-
-
-def network(name: str) -> nn.Module:
-    if name == "tiny":
-        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 10)).double()
-    return mobile_block() if name == "mobile_block" else MODELS[name].build_small(dtype=torch.float64)
-
-
-def data(name: str, batch: int) -> tuple[Tensor, Tensor]:
-    if name in MODELS:
-        return MODELS[name].example(batch, dtype=torch.float64, seed=batch)
-    g = torch.Generator().manual_seed(batch)
-    shape = (3,) if name == "tiny" else (4, 8, 8)
-    return torch.randn(batch, *shape, generator=g, dtype=torch.float64), torch.arange(batch) % 10
 
 
 @pytest.fixture(scope="module")

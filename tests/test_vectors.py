@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from reference import direction, relative_error, truth
+from small_networks import data, network
 from torch import Tensor, nn
 
 import bnrewrite
@@ -282,8 +283,7 @@ def test_any_number_of_directions_at_a_time(
     cache: int | None, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same products whatever one call of the module computes; conversion and pickling keep them."""
-    model = MODELS["resnet8_digits"].build_small().double()
-    x, y = MODELS["resnet8_digits"].example(6, dtype=torch.float64)
+    model, (x, y) = network("mobile_block"), data("mobile_block", 6)
     v = {name: torch.randn(6, *p.shape, dtype=torch.float64) for name, p in model.named_parameters()}
     one = bnrewrite.transform(model, (x, y))
     if cache is None:

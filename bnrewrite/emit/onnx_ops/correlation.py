@@ -26,15 +26,16 @@ from math import prod
 import torch
 
 from ..builder import Builder
-from . import depthwise
+from . import columns, depthwise
 from .geometry import Geometry
 from .im2col import col2im, im2col
 from .padding import Extent, pad
 from .queries import is_constant
 from .table import transpose
 
-# Up to this many output pixels an image, one product of the whole batch beats Conv (unless weights are constant).
-_FEW_POSITIONS = 9
+# Up to this many output pixels an image, one product of the whole batch beats Conv (unless weights are constant): with
+# windows sliced, and with windows gathered. Up to `_BATCH_LAST` gathered windows have the batch last.
+_FEW_POSITIONS, _SOME_POSITIONS, _BATCH_LAST = 9, 64, 16
 
 
 # --- the three products ----------------------------------------------------------------------------------------------
@@ -45,7 +46,7 @@ def correlate(b: Builder, x: str, w: str, v: torch.Tensor, g: Geometry, bias: st
     constant = is_constant(b, w)
     if depthwise.is_narrow(g) and (v.dtype == torch.float64 or (not constant and depthwise.is_tiny(g))):
         y = depthwise.correlate(b, x, w, v, g)
-    elif v.dtype == torch.float64 or (_has_few_positions(g) and not constant):
+    elif v.dtype == torch.float64 or (not constant and _is_small(g)):
         y = _correlate_columns(b, x, w, v, g)
     else:
         return _conv(b, x, w, v, g, bias)
@@ -54,13 +55,17 @@ def correlate(b: Builder, x: str, w: str, v: torch.Tensor, g: Geometry, bias: st
 
 def data_gradient(b: Builder, y_bar: str, w: str, v: torch.Tensor, g: Geometry) -> str:
     """x_bar [N, channels, *image] from y_bar [N, filters, *out]."""
-    if v.dtype == torch.float64:
-        return _data_gradient_columns(b, y_bar, w, v, g)
-    unit_stride = set(g.stride) == {1}
-    if _has_few_positions(g) and not (unit_stride and is_constant(b, w)):
+    unit_stride, constant = set(g.stride) == {1}, is_constant(b, w)
+    flipped = _flipped_geometry(g)
+    if unit_stride and columns.can_gather(flipped):
+        if v.dtype == torch.float64 or (not constant and _is_small(flipped)):
+            return _data_gradient_rows(b, y_bar, w, v, flipped)
+    elif not unit_stride and columns.can_gather(g):
+        return _data_gradient_overlaid(b, y_bar, w, v, g)
+    elif v.dtype == torch.float64 or (_has_few_positions(g) and not (unit_stride and constant)):
         return _data_gradient_columns(b, y_bar, w, v, g)
     if unit_stride:
-        return correlate(b, y_bar, _flipped(b, w, g), v, _flipped_geometry(g))
+        return correlate(b, y_bar, _flipped(b, w, g), v, flipped)
     return _conv_transpose(b, y_bar, w, v, g)
 
 
@@ -68,6 +73,8 @@ def weight_gradient(b: Builder, x: str, y_bar: str, v: torch.Tensor, g: Geometry
     """w_bar [filters, channels / groups, *kernel] from x [N, channels, *image] and y_bar [N, filters, *out]."""
     if depthwise.is_depthwise(g):
         w_bar = depthwise.weight_gradient(b, x, y_bar, v, g)
+    elif columns.can_gather(g):
+        w_bar = _weight_gradient_gathered(b, x, y_bar, v, g)
     elif g.filters * g.rows < g.channels * prod(g.image) + g.filters * g.positions:
         w_bar = _weight_gradient_by_sample(b, x, y_bar, v, g)
     else:
@@ -77,6 +84,11 @@ def weight_gradient(b: Builder, x: str, y_bar: str, v: torch.Tensor, g: Geometry
 
 def _has_few_positions(g: Geometry) -> bool:
     return g.groups == 1 and g.positions <= _FEW_POSITIONS
+
+
+def _is_small(g: Geometry) -> bool:
+    """Whether one product of the whole batch beats Conv with weights that are not constant."""
+    return _has_few_positions(g) or (columns.can_gather(g) and g.positions <= _SOME_POSITIONS)
 
 
 # --- as matrix products ----------------------------------------------------------------------------------------------
@@ -102,6 +114,13 @@ def _swap_batch(b: Builder, x: str, g: Geometry) -> str:
 
 def _correlate_columns(b: Builder, x: str, w: str, v: torch.Tensor, g: Geometry) -> str:
     """y = w cols(x)."""
+    if columns.can_gather(g) and g.positions <= _BATCH_LAST:
+        y = b.op("MatMul", _weight_matrix(b, w, g), columns.columns(b, x, v, g))
+        y = transpose(b, b.op("Reshape", y, b.ints([g.filters * g.positions, -1])), [1, 0])
+        return b.op("Reshape", y, b.ints([-1, g.filters, *g.out]))
+    if columns.can_gather(g):
+        w_t = transpose(b, _taps_first(b, w, g), [1, 0])
+        return _from_rows(b, b.op("MatMul", columns.rows(b, x, v, g), w_t), g)
     if not _has_few_positions(g):
         y = b.op("MatMul", _weight_matrix(b, w, g), im2col(b, x, v, g))
         return b.op("Reshape", y, b.ints([-1, g.filters, *g.out]))
@@ -117,6 +136,44 @@ def _data_gradient_columns(b: Builder, y_bar: str, w: str, v: torch.Tensor, g: G
         return col2im(b, b.op("MatMul", w_t, y_bar), v, g)
     y_bar = b.op("Reshape", _swap_batch(b, y_bar, g), b.ints([g.filters, -1]))
     return col2im(b, b.op("MatMul", w_t, y_bar), v, g, channel_major=True)
+
+
+def _taps_first(b: Builder, w: str, g: Geometry) -> str:
+    """[O, C, *kernel] as [O, taps * C], the order of rows."""
+    w = transpose(b, b.op("Reshape", w, b.ints([g.filters, g.channels, g.taps])), [0, 2, 1])
+    return b.op("Reshape", w, b.ints([g.filters, g.rows]))
+
+
+def _from_rows(b: Builder, y: str, g: Geometry) -> str:
+    """[N * positions, O] as [N, O, *out]."""
+    y = transpose(b, b.op("Reshape", y, b.ints([-1, g.positions, g.filters])), [0, 2, 1])
+    return b.op("Reshape", y, b.ints([-1, g.filters, *g.out]))
+
+
+def _data_gradient_rows(b: Builder, y_bar: str, w: str, v: torch.Tensor, flipped: Geometry) -> str:
+    """x_bar = rows(y_bar) w', for the adjoint at stride 1 as a convolution: its taps are in reverse."""
+    w = b.op("Reshape", w, b.ints([flipped.channels, flipped.filters, flipped.taps]))
+    w_t = b.op("Reshape", transpose(b, w, [2, 0, 1]), b.ints([flipped.rows, flipped.filters]))
+    y_rows = columns.rows(b, y_bar, v, flipped, taps_reversed=True)
+    return _from_rows(b, b.op("MatMul", y_rows, w_t), flipped)
+
+
+def _data_gradient_overlaid(b: Builder, y_bar: str, w: str, v: torch.Tensor, g: Geometry) -> str:
+    """x_bar = overlaid(rows of y_bar w)."""
+    y_bar = b.op("Reshape", y_bar, b.ints([-1, g.filters, g.positions]))
+    y_rows = b.op("Reshape", transpose(b, y_bar, [0, 2, 1]), b.ints([-1, g.filters]))
+    return columns.overlaid(b, b.op("MatMul", y_rows, _taps_first(b, w, g)), v, g)
+
+
+def _weight_gradient_gathered(b: Builder, x: str, y_bar: str, v: torch.Tensor, g: Geometry) -> str:
+    """w_bar = y_bar cols(x)' = y_bar rows(x)."""
+    if g.positions <= _BATCH_LAST:
+        y_bar = columns.batch_last(b, y_bar, g.filters * g.positions)
+        y_bar = b.op("Reshape", y_bar, b.ints([g.filters, -1]))
+        return b.op("MatMul", y_bar, _swap_last(b, columns.columns(b, x, v, g), 2))
+    y_bar = b.op("Reshape", _swap_batch(b, y_bar, g), b.ints([g.filters, -1]))
+    w_bar = b.op("MatMul", y_bar, columns.rows(b, x, v, g))
+    return transpose(b, b.op("Reshape", w_bar, b.ints([g.filters, g.taps, g.channels])), [0, 2, 1])
 
 
 def _weight_gradient_of_batch(b: Builder, x: str, y_bar: str, v: torch.Tensor, g: Geometry) -> str:
