@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from formula_case import APPENDIX_D, EXACT, error
 from pages import ROOT, blocks
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp
@@ -21,18 +22,6 @@ from bnrewrite import formulas
 from bnrewrite.errors import InputError
 
 PAGE = ROOT / "docs" / "formulas.md"
-
-EXACT = 1e-12  # relative, over the whole tensor: a few hundred roundings on numbers of one size
-
-APPENDIX_D = [[0.00629718, 0.09731993], [0.08979499, 0.07512464], [0.06931812, 0.09813456]]
-"""The report's own test input; gamma = 1, beta = 0, eps = 0 there."""
-
-
-def error(found: Any, expected: Any) -> float:
-    """Relative, over the whole tensor."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 class Case:
@@ -78,9 +67,7 @@ def random_case(rows: int, columns: int, eps: float, seed: int) -> Case:
 
 
 CASES = {
-    "Appendix D": Case(
-        torch.tensor(APPENDIX_D).double(), torch.ones(2).double(), torch.zeros(2).double(), 0, 0
-    ),
+    "Appendix D": Case(torch.from_numpy(APPENDIX_D), torch.ones(2).double(), torch.zeros(2).double(), 0, 0),
     "5 x 3": random_case(5, 3, 1e-5, 1),
     "8 x 1": random_case(8, 1, 0.3, 2),
     "3 x 4": random_case(3, 4, 0, 3),

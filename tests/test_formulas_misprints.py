@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
+from formula_case import APPENDIX_D, EXACT, error
 from numpy.typing import NDArray
 from pages import ROOT
 from scipy.special import ndtri
@@ -19,23 +19,12 @@ from bnrewrite import formulas
 
 SEEDS = ROOT / "docs" / "seeds"
 
-EXACT = 1e-12  # relative, over the whole tensor
-
 Array = NDArray[np.float64]
-
-
-def error(found: Any, expected: Any) -> float:
-    """Relative, over the whole tensor."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 # Fischer, "Hessian backpropagation for BatchNorm" ------------------------------------------------------------
 
-X = np.array([[0.00629718, 0.09731993], [0.08979499, 0.07512464], [0.06931812, 0.09813456]])
-"""Appendix D; there gamma = 1, beta = 0, eps = 0."""
-
+X = APPENDIX_D
 N, D = X.shape
 AT = (X, np.ones(D), np.zeros(D), 0.0)
 S = X.var(0) ** -0.5

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from formula_case import EXACT, error
 from torch import Tensor
 from torch.func import grad
 
 from bnrewrite import formulas
 from bnrewrite.errors import InputError
-
-EXACT = 1e-12  # relative, over the whole tensor
 
 ACTIVATIONS: dict[Any, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -34,12 +33,6 @@ def draw(N: int, p_1: int, p_2: int, p_3: int, seed: int) -> tuple[np.ndarray, .
 def given(X: Any, Gamma_1: Any, gamma: Any, beta: Any, Gamma_2: Any, y: Any, eps: float) -> tuple[Any, ...]:
     """In the order of the library."""
     return X, Gamma_1, gamma, beta, eps, Gamma_2, y
-
-
-def error(found: Any, expected: Any) -> float:
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
