@@ -71,7 +71,8 @@ def transform(
         `input` is a dict) returns the loss itself.
     bn : statistics of every BatchNorm: `"batch"`, `"running"`, or `None` for what each module's own mode says.
     wrt : parameters to differentiate by: names or glob patterns; `None` for all that require grad.
-    products : any of `"hvp"` (H v) and `"ggn"` (Gauss-Newton product G v), in the order of the results.
+    products : any of `"hvp"` (H v), `"ggn"` (Gauss-Newton product G v) and `"residual"` (R v = H v - G v, the model's
+        own curvature, without a difference being taken), in the order of the results.
     vectors : `None` for one direction; K for K of them: every `v[name]` and every product has a leading axis K, while
         loss and gradient are computed once.
     random : `"off"`: modules that draw random numbers act as in evaluation mode, with a warning; `"error"`: refuse.
@@ -333,12 +334,14 @@ def export_onnx(
     """Write loss, gradient and products of `model` as one self-contained ONNX file, or as two; returns their paths.
 
     `options` are those of `transform`. Inputs are `input`, `target` and `v.<parameter>`; outputs `loss`,
-    `grad.<parameter>`, `hvp.<parameter>`, `ggn.<parameter>`; parameters are initializers under their own names, or
-    graph inputs with `params="inputs"`. The batch axis is symbolic (`N`). Only standard operators of `opset` are used.
+    `grad.<parameter>`, `hvp.<parameter>`, `ggn.<parameter>`, `residual.<parameter>`; parameters are initializers under
+    their own names, or graph inputs with `params="inputs"`. The batch axis is symbolic (`N`). Only standard operators
+    of `opset` are used.
 
     With `linearize=True`, `curvature.onnx` becomes `curvature.primal.onnx` (from `input` and `target` to `loss`,
-    `grad.*` and `residual.<i>`) and `curvature.apply.onnx` (from `residual.<i>` and `v.*` to the products); `memory` is
-    that of `linearize`. The metadata of both name the `part` and the `pair` that they belong to.
+    `grad.*` and `residual.<i>`) and `curvature.apply.onnx` (from `residual.<i>` and `v.*` to the products); a number
+    behind `residual.` is a tensor handed over, a parameter's name the product R v. `memory` is that of `linearize`. The
+    metadata of both name the `part` and the `pair` that they belong to.
     Files appear whole or not at all.
     """
     from .emit.onnx import lower

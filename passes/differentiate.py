@@ -4,7 +4,8 @@
     back      for each node        x_bar += J^T y_bar      x_bar_dot += J^T y_bar_dot + curvature
 
 The tangent of a parameter's adjoint is that parameter's part of H v (B. Pearlmutter, Neural Computation 6, 1994). The
-Gauss-Newton product G v pulls the same tangent back from the model's output without any curvature term: H = G + R.
+Gauss-Newton product G v pulls the same tangent back from the model's output without any curvature term of the model,
+R v pulls back nothing but those: H = G + R, and neither is found as a difference.
 
 Before: a flat functional graph of one scalar loss, every operation with a rule. After: one flat graph of loss,
 gradient and products; nothing in it is a tensor of structural zeros; every batch size is read from a shape.
@@ -29,7 +30,10 @@ aten = torch.ops.aten
 RuleOf = Callable[[fx.Node], Rule]
 """The rule of a node; raises where there is none."""
 
-PRODUCTS = ("hvp", "ggn")
+PRODUCTS = ("hvp", "ggn", "residual")
+"""H v, G v and R v."""
+SUMMANDS = ("ggn", "residual")
+"""Where both are asked for, H v is their sum."""
 
 
 def differentiate(
@@ -47,7 +51,7 @@ def differentiate(
     walk.forward(values, dots)
     walk.back()
     results = [walk.loss]
-    results += [walk.result(stream, by_name[name]) for stream in ("bar", *products) for name in wrt]
+    results += [walk.result(kind, by_name[name]) for kind in ("bar", *products) for name in wrt]
     walk.splicer.graph.output(tuple(results))
     outputs = ["loss", *(f"{kind}.{name}" for kind in ("grad", *products) for name in wrt)]
     vectors = [Input(f"v.{name}", "vector") for name in wrt]
@@ -84,22 +88,26 @@ class _Walk:
     tangent, and what each stream has brought to it (`bar` adjoints; for each product the tangents pulled back)."""
 
     def __init__(self, graph: fx.Graph, rule_of: RuleOf, products: Sequence[str]) -> None:
-        self.graph, self.rule_of, self.products = graph, rule_of, tuple(products)
+        self.graph, self.rule_of = graph, rule_of
         self.splicer = Splicer()
         self.value: dict[fx.Node, Any] = {}
         self.dot: dict[fx.Node, Any] = {}
         self.context: dict[fx.Node, Context] = {}
-        self.stream: dict[str, dict[fx.Node, Any]] = {name: {} for name in ("bar", *self.products)}
+        walked = [name for name in products if name != "hvp" or not set(SUMMANDS) <= set(products)]
+        self.stream: dict[str, dict[fx.Node, Any]] = {name: {} for name in ("bar", *walked)}
         self.loss_node: fx.Node = graph.output_node().args[0]  # type: ignore[assignment]
 
     @property
     def loss(self) -> fx.Node:
         return self.value[self.loss_node]
 
-    def result(self, stream: str, node: fx.Node) -> fx.Node:
-        """What `stream` holds at an input; an input that the loss does not depend on has derivative zero."""
-        found = self.stream[stream].get(node)
-        return self._splice(torch.zeros_like, self.value[node], origin={}) if found is None else found
+    def result(self, kind: str, node: fx.Node) -> fx.Node:
+        """The adjoint or a product at an input; an input that the loss does not depend on has derivative zero."""
+        streams = (kind,) if kind in self.stream else SUMMANDS
+        found = [bar for bar in (self.stream[stream].get(node) for stream in streams) if bar is not None]
+        if not found:
+            return self._splice(torch.zeros_like, self.value[node], origin={})
+        return found[0] if len(found) == 1 else self._splice(add_nested, *found, origin={})
 
     def _splice(self, function: Callable[..., Any], *args: Any, origin: dict[str, str]) -> Any:
         return self.splicer.call(function, *args, key=function, origin=origin)
@@ -177,8 +185,8 @@ class _Walk:
 
     def _pull_back(self, product: str, node: fx.Node, y_bar: Any, y_bar_dot: Any, needs: list[Any]) -> None:
         dots = self._tangents(node)
-        # G v keeps the loss's curvature and drops the model's: the linearization effect alone.
-        curved = product == "hvp" or node.meta.get("in_loss", False)
+        # G v keeps the loss's curvature and drops the model's (the linearization effect), R v the other way round.
+        curved = product == "hvp" or (product == "ggn") == bool(node.meta.get("in_loss"))
         letter = "bar_dot" if product == "hvp" else f"bar_{product}"
         if curved and not (is_zero(y_bar_dot) and (is_zero(dots) or is_zero(y_bar))):
             bars = self._phase(node, "adjoint_tangent", f"x_{letter}", dots, y_bar, y_bar_dot, needs)

@@ -374,7 +374,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "own loss": ("export NET:OwnLoss --input 4 --loss none -o y", "say the number of classes"),
     # The compiler
     "wrt": ("export MLP --wrt conv* -o y", "no parameter matches 'conv\\*'"),
-    "product": ("export MLP --product hvp,jvp -o y", "each of products must be one of 'hvp', 'ggn', not 'jvp'"),
+    "product": ("export MLP --product hvp,jvp -o y", "must be one of 'hvp', 'ggn', 'residual', not 'jvp'"),
     "two kinds": ("export MLP --pt2 --torchscript -o y", "choose one of --onnx, --torchscript and --pt2, not"),
     "other kind": ("export MLP --pt2 --opset 18 -o y", "--opset is for ONNX files: leave it out with --pt2"),
     "opset": ("export MLP --opset 9 -o y", "opset 9 is not supported"),

@@ -33,8 +33,8 @@ from .session import Array
 from .vectors import Parts, Vector, VectorSpace, as_array
 from .weights import read_weights
 
-Matrix = Literal["hessian", "ggn"]
-_PRODUCT: dict[str, str] = {"hessian": "hvp", "ggn": "ggn"}
+Matrix = Literal["hessian", "ggn", "residual"]
+_PRODUCT: dict[str, str] = {"hessian": "hvp", "ggn": "ggn", "residual": "residual"}
 
 
 def open_curvature(
@@ -107,7 +107,7 @@ class Curvature:
 
     @property
     def products(self) -> list[str]:
-        """The products that the file computes: `hvp`, `ggn`."""
+        """The products that the file computes: `hvp`, `ggn`, `residual`."""
         return self.engine.products
 
     @property
@@ -142,8 +142,17 @@ class Curvature:
         """G v, the generalized Gauss-Newton product; forms as in `hvp`."""
         return self._product("ggn", v)
 
+    @overload
+    def residual(self, v: Mapping[str, Any]) -> Parts: ...
+    @overload
+    def residual(self, v: Array) -> Vector: ...
+    def residual(self, v: Mapping[str, Any] | Array) -> Parts | Vector:
+        """R v = H v - G v, what the model itself curves, computed without that difference; forms as in `hvp`."""
+        return self._product("residual", v)
+
     def operator(self, matrix: Matrix = "hessian") -> CurvatureOperator:
-        """H or G as a symmetric `scipy.sparse.linalg.LinearOperator` on flat vectors; `matmat` reads the data once."""
+        """H, G or R as a symmetric `scipy.sparse.linalg.LinearOperator` on flat vectors. `matmat` reads the data
+        once."""
         product = self._named(matrix)
         return CurvatureOperator(
             lambda rows: self._over.products(product, rows), self.space.size, self.engine.block
@@ -361,7 +370,7 @@ class Curvature:
     def _named(self, matrix: str) -> str:
         """The product of a matrix, which the file must hold."""
         if matrix not in _PRODUCT:
-            raise InputError(f"matrix must be 'hessian' or 'ggn', not {matrix!r}.")
+            raise InputError(f"matrix must be 'hessian', 'ggn' or 'residual', not {matrix!r}.")
         self._require(_PRODUCT[matrix])
         return _PRODUCT[matrix]
 
