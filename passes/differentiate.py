@@ -32,6 +32,8 @@ RuleOf = Callable[[fx.Node], Rule]
 
 PRODUCTS = ("hvp", "ggn", "residual")
 """H v, G v and R v."""
+DIRECTED = (*PRODUCTS, "pullback")
+"""Everything that a graph computes from directions."""
 SUMMANDS = ("ggn", "residual")
 """Where both are asked for, H v is their sum."""
 
@@ -48,14 +50,37 @@ def differentiate(
         for entry, node in zip(captured.inputs, placeholders, strict=True)
     }
     dots = {by_name[name]: walk.splicer.placeholder(f"v_{name}", by_name[name].meta["val"]) for name in wrt}
-    walk.forward(values, dots)
-    walk.back()
-    results = [walk.loss]
+    walk.forward(values, dots, dots)
+    walk.back(walk.splice(torch.ones_like, walk.end, origin={}))
+    results = [walk.end]
     results += [walk.result(kind, by_name[name]) for kind in ("bar", *products) for name in wrt]
     walk.splicer.graph.output(tuple(results))
     outputs = ["loss", *(f"{kind}.{name}" for kind in ("grad", *products) for name in wrt)]
     vectors = [Input(f"v.{name}", "vector") for name in wrt]
     return JointGraph(walk.splicer.graph, [*captured.inputs, *vectors], outputs, dict(captured.meta))
+
+
+def pull_back(captured: CapturedGraph, rule_of: RuleOf, wrt: Sequence[str]) -> JointGraph:
+    """The joint graph of a model: its output z, and J^T u by the inputs named in `wrt` for a cotangent u of z.
+
+    Before: a captured graph whose output is any one tensor, rather than a loss. After: one graph with the vector
+    `v.output` and the outputs `output`, `pullback.<parameter>`.
+    """
+    placeholders = [node for node in captured.graph.nodes if node.op == "placeholder"]
+    by_name = {entry.name: node for entry, node in zip(captured.inputs, placeholders, strict=True)}
+    walk = _Walk(captured.graph, rule_of, ())
+    values = {
+        node: walk.splicer.placeholder(entry.name, node.meta["val"])
+        for entry, node in zip(captured.inputs, placeholders, strict=True)
+    }
+    cotangent = walk.splicer.placeholder("v_output", walk.end_node.meta["val"])
+    walk.forward(values, {}, [by_name[name] for name in wrt])
+    walk.back(cotangent)
+    results = [walk.end, *(walk.result("bar", by_name[name]) for name in wrt)]
+    walk.splicer.graph.output(tuple(results))
+    outputs = ["output", *(f"pullback.{name}" for name in wrt)]
+    inputs = [*captured.inputs, Input("v.output", "vector")]
+    return JointGraph(walk.splicer.graph, inputs, outputs, dict(captured.meta))
 
 
 SHAPE_ONLY = frozenset(
@@ -95,21 +120,23 @@ class _Walk:
         self.context: dict[fx.Node, Context] = {}
         walked = [name for name in products if name != "hvp" or not set(SUMMANDS) <= set(products)]
         self.stream: dict[str, dict[fx.Node, Any]] = {name: {} for name in ("bar", *walked)}
-        self.loss_node: fx.Node = graph.output_node().args[0]  # type: ignore[assignment]
+        self.end_node: fx.Node = graph.output_node().args[0]  # type: ignore[assignment]
 
     @property
-    def loss(self) -> fx.Node:
-        return self.value[self.loss_node]
+    def end(self) -> fx.Node:
+        """The value that the way back starts from: the loss."""
+        return self.value[self.end_node]
 
     def result(self, kind: str, node: fx.Node) -> fx.Node:
         """The adjoint or a product at an input; an input that the loss does not depend on has derivative zero."""
         streams = (kind,) if kind in self.stream else SUMMANDS
         found = [bar for bar in (self.stream[stream].get(node) for stream in streams) if bar is not None]
         if not found:
-            return self._splice(torch.zeros_like, self.value[node], origin={})
-        return found[0] if len(found) == 1 else self._splice(add_nested, *found, origin={})
+            return self.splice(torch.zeros_like, self.value[node], origin={})
+        return found[0] if len(found) == 1 else self.splice(add_nested, *found, origin={})
 
-    def _splice(self, function: Callable[..., Any], *args: Any, origin: dict[str, str]) -> Any:
+    def splice(self, function: Callable[..., Any], *args: Any, origin: dict[str, str]) -> Any:
+        """Nodes of the joint graph that compute `function(*args)`."""
         return self.splicer.call(function, *args, key=function, origin=origin)
 
     def _phase(self, node: fx.Node, phase: str, role: str, *args: Any) -> Any:
@@ -126,9 +153,12 @@ class _Walk:
 
     # Forward ---------------------------------------------------------------------------------------------------
 
-    def forward(self, values: dict[fx.Node, Any], dots: dict[fx.Node, fx.Node]) -> None:
+    def forward(
+        self, values: dict[fx.Node, Any], dots: dict[fx.Node, fx.Node], sources: Iterable[fx.Node]
+    ) -> None:
+        """Values, and the tangents that come of `dots`; derivatives are by `sources`."""
         self.value, self.dot = values, dict(dots)
-        self.active = active_nodes(self.graph, dots)
+        self.active = active_nodes(self.graph, sources)
         for node in self.graph.nodes:
             if node.op == "call_function":
                 self._forward_node(node)
@@ -158,8 +188,9 @@ class _Walk:
 
     # Back ------------------------------------------------------------------------------------------------------
 
-    def back(self) -> None:
-        self.stream["bar"][self.loss_node] = self._splice(torch.ones_like, self.loss, origin={})
+    def back(self, seed: fx.Node) -> None:
+        """`seed`: the adjoint of the end."""
+        self.stream["bar"][self.end_node] = seed
         for node in reversed(self.graph.nodes):
             if node.op == "call_function" and node in self.active:
                 self._back_node(node)
@@ -213,7 +244,7 @@ class _Walk:
             before = self.stream[stream].get(source)
             both = before is not None and bar is not None
             self.stream[stream][source] = (
-                self._splice(add_nested, before, bar, origin=_origin(source, "")) if both else bar
+                self.splice(add_nested, before, bar, origin=_origin(source, "")) if both else bar
             )
 
     def _name(self, node: fx.Node, letter: str, value: Any) -> None:

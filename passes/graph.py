@@ -45,6 +45,7 @@ class JointGraph:
     `graph`: placeholders in the order of `inputs`; one output node whose arguments are in the order of `outputs`.
     `outputs`: `"loss"`, `"grad.<parameter>"`, `"hvp.<parameter>"`, `"ggn.<parameter>"`, `"residual.<parameter>"`; of
     the first part of a linearized graph also `"residual.<i>"`, the tensors saved for the second (see `is_saved`).
+    A graph of the model without its loss has `"output"` and `"pullback.<parameter>"` instead.
     A node that belongs to a spliced site has `meta["site"]` (module path) and `meta["role"]` (`y`, `y_dot`, `x_bar`,
     `x_bar_dot`, ...).
     """

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 import bnrewrite
 from bnrewrite import runtime
-from bnrewrite.compiler import compile_joint
+from bnrewrite.compiler import compile_joint, door_check
+from bnrewrite.emit.graph_module import build
 from bnrewrite.emit.onnx import lower
 from bnrewrite.errors import InputError
 from bnrewrite.options import Options
+from bnrewrite.passes.graph import JointGraph
 
 PRODUCTS = ("hvp", "ggn", "residual")
 
@@ -36,16 +38,17 @@ def data(size: int = 7) -> tuple[Tensor, Tensor]:
     return torch.randn(size, 2, 5, 5, generator=generator, dtype=torch.float64), torch.arange(size) % 3
 
 
-def in_onnxruntime(product: str, model: nn.Module, x: Tensor, y: Tensor, v: dict[str, Tensor]) -> Any:
-    file = lower(compile_joint(model, data(5), Options(products=(product,))))
+def in_onnxruntime(joint: JointGraph, x: Tensor, y: Tensor, v: dict[str, Tensor]) -> Any:
+    file = lower(joint)
+    (product,) = joint.meta["products"]  # type: ignore[misc]
     session = onnxruntime.InferenceSession(file.SerializeToString())
     feed = {"input": x, "target": y, **{f"v.{name}": part for name, part in v.items()}}
     found = session.run([f"{product}.{name}" for name in v], {n: t.numpy() for n, t in feed.items()})
     return {name: torch.from_numpy(np.asarray(part)) for name, part in zip(v, found, strict=True)}
 
 
-def in_graph(product: str, model: nn.Module, x: Tensor, y: Tensor, v: dict[str, Tensor]) -> Any:
-    return bnrewrite.transform(model, data(5), products=(product,))(x, y, v)[2]
+def in_graph(joint: JointGraph, x: Tensor, y: Tensor, v: dict[str, Tensor]) -> Any:
+    return build(joint, door_check(joint))(x, y, v)[2]
 
 
 # A last BatchNorm has curvature of its own where nothing has arrived yet; a linear one has none.
@@ -59,8 +62,9 @@ def test_the_hessian_is_the_sum_of_its_parts(last: nn.Module | None) -> None:
     expected = {product: truth(model, x, y, v, product=product)[2] for product in PRODUCTS}
     difference = {name: expected["hvp"][name] - expected["ggn"][name] for name in v}
     assert relative_error(expected["residual"], difference) < 1e-12  # the oracle of R is one of its own
+    joints = [compile_joint(model, data(5), Options(products=(product,))) for product in PRODUCTS]
     for evaluate in (in_graph, in_onnxruntime):
-        H, G, R = (evaluate(product, model, x, y, v) for product in PRODUCTS)
+        H, G, R = (evaluate(joint, x, y, v) for joint in joints)
         rest = {name: H[name] - G[name] - R[name] for name in v}
         scale = dot(H, H) ** 0.5 + dot(G, G) ** 0.5
         assert dot(rest, rest) ** 0.5 < 1e-12 * scale

@@ -74,8 +74,8 @@ class FuseChannelSums(Pass):
             return False
         x = _val(node.args[0])
         axes = sorted(axis % x.dim() for axis in node.args[1])  # type: ignore[union-attr]
-        known = x.dtype in _TYPES and type(x.shape[1]) is int
-        return x.dim() in self.ranks and known and axes == [0, *range(2, x.dim())]
+        known = x.dim() in self.ranks and x.dtype in _TYPES and type(x.shape[1]) is int
+        return known and axes == [0, *range(2, x.dim())]
 
     def _fuse(self, node: fx.Node, a: fx.Node, b: fx.Node) -> None:
         ready = max(self.place[a], self.place[b])

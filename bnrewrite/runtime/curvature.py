@@ -16,14 +16,14 @@ import numpy as np
 import onnxruntime
 
 from ..errors import InputError
-from . import density, diagonal, eigen, layers, solve, trace
+from . import density, diagonal, eigen, layers, low_rank, solve, trace
 from .checkpoint import Checkpoint, digest_of
 from .data import Data
 from .diagonal import Diagonal
 from .eigen import Eigs, Which
 from .engine import Engine, open_engine
 from .landscape import Directions, Landscape, coordinates, eigen_directions, random_directions, rows
-from .monitor import Monitor, Progress
+from .monitor import Monitor, Progress, Steps
 from .operator import CurvatureOperator
 from .over_data import OverData
 from .parameters import fitted_parameters
@@ -212,12 +212,22 @@ class Curvature:
     ) -> diagonal.Diagonal:
         """The diagonal (n,), with errors whose norm is at most `tol` times its own, or after `samples` products.
 
-        `method`: `"hutchinson"`, `"xdiag"`, `"exact"` (n products), or `None` as in `trace`.
+        `method`: `"hutchinson"`, `"xdiag"`, `"low_rank"` (exact where the rank is below `samples`, which the result
+        says; see `low_rank`), `"exact"` (n products), or `None` as in `trace`.
         """
         return diagonal.diagonal(
             self.operator(matrix), method=method, tol=tol, samples=samples, seed=seed, monitor=self.monitor,
-            task=f"diagonal {matrix}",
+            task=f"diagonal {matrix}", eps=self._rounding,
         )  # fmt: skip
+
+    def low_rank(self, *, matrix: Matrix = "ggn", samples: int = 1000, seed: int = 0) -> low_rank.LowRank:
+        """All of G: every eigenvalue that is not zero and its eigenvector, from few more products than there are.
+
+        The rank of G is at most the number of outputs, N C over all the data. Probes are doubled until others confirm
+        that nothing is missing, or until `samples` products are made: `converged` says which.
+        """
+        steps = Steps(self.operator(matrix), f"low rank {matrix} seed {seed}", self.monitor)
+        return low_rank.low_rank(steps, samples=samples, seed=seed, eps=self._rounding)
 
     def spectral_density(
         self,
@@ -373,6 +383,11 @@ class Curvature:
             raise InputError(f"matrix must be 'hessian', 'ggn' or 'residual', not {matrix!r}.")
         self._require(_PRODUCT[matrix])
         return _PRODUCT[matrix]
+
+    @property
+    def _rounding(self) -> float:
+        """Relative rounding error of the file's arithmetic."""
+        return float(np.finfo(self.engine.dtype).eps)
 
     def _by_input(self) -> bool:
         return any("N" in shape for shape in self.engine.meta["parameters"].values())
