@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,37 +123,70 @@ LOSSES: dict[str, tuple[Any, Callable[[], Tensor], tuple[nn.Module, ...], int, i
 }  # fmt: skip
 
 
-def compiled_once(
-    monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: Tensor, y: Tensor, loss: Any
-) -> Pullback:
-    """The public functions all find this one."""
-    pullback = Pullback(model, (x, y), batch_options(loss, None, None, "off"))
+@cache
+def case(name: str) -> tuple[tuple[nn.Module, tuple[Tensor, Tensor]], Any, Pullback, Tensor, Tensor]:
+    """Model and data, loss, its pullback, and by autograd J and the loss's Hessian."""
+    loss, target, more, *_ = LOSSES[name]
+    model, x, y = dense(*more), inputs(4), target()
+    J, _, hessian = oracle(model, x, y, loss)
+    return (model, (x, y)), loss, Pullback(model, (x, y), batch_options(loss, None, None, "off")), J, hessian
+
+
+def found_by_all(monkeypatch: pytest.MonkeyPatch, pullback: Pullback) -> None:
+    """The public functions compile nothing, but take this one."""
     for module in (diagonal, gradients, spectrum):
         monkeypatch.setattr(module, "Pullback", lambda *_: pullback)
-    return pullback
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_factor_of_every_kind_of_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """S diag(signs) S^T is the loss's Hessian; diagonal and spectrum of G follow."""
-    loss, target, more, block, columns = LOSSES[name]
-    model, x, y = dense(*more), inputs(4), target()
-    J, _, hessian = oracle(model, x, y, loss)
-    G = J.T @ hessian @ J
-    factor = loss_factor(compiled_once(monkeypatch, model, x, y, loss))
+    arguments, loss, pullback, J, hessian = case(name)
+    found_by_all(monkeypatch, pullback)
+    G, factor = J.T @ hessian @ J, loss_factor(pullback)
     S, signs = factor.cotangents(factor.used).flatten(1), factor.signs[tuple(factor.used.T)]
     scale = hessian.norm() or 1.0
     assert (S.T @ (signs[:, None] * S) - hessian).norm() < 1e-12 * scale
-    assert (factor.index.shape[1], len(S)) == (block, columns)
+    assert (factor.index.shape[1], len(S)) == LOSSES[name][3:]
     assert bool((signs < 0).any()) == (name == "downwards")
     scale = G.diagonal().norm() or 1.0
-    found = bnrewrite.ggn_diagonal(model, (x, y), loss=loss)
+    found = bnrewrite.ggn_diagonal(*arguments, loss=loss)
     assert (flat(found) - G.diagonal()).norm() < BAR * scale
-    values = bnrewrite.ggn_spectrum(model, (x, y), loss=loss).values
+    values = bnrewrite.ggn_spectrum(*arguments, loss=loss).values
     expected = torch.linalg.eigvalsh(G)
     expected = expected[expected.abs().argsort(descending=True)][: len(values)]
     assert (values - expected).norm() < BAR * scale
     assert len(values) == torch.linalg.matrix_rank(G)
+
+
+SAMPLED = [
+    "weights, smoothing, ignored class",
+    "probabilities",
+    "cross entropy of positions",
+    "mse",
+    "bce",
+    "samples",
+]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_random_cotangents_have_the_hessian_for_covariance(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E[u u^T] = H_L in every entry, E[u] = 0, and so the diagonal within 5 of the standard errors that it states."""
+    arguments, loss, pullback, J, hessian = case(name)
+    found_by_all(monkeypatch, pullback)
+    u = sampler(pullback, 0)(20_000).flatten(1)
+    for found, expected in ((u[:, :, None] * u[:, None, :], hessian), (u, torch.zeros(u.shape[1]))):
+        error = found.std(0) / len(u) ** 0.5
+        assert ((found.mean(0) - expected).abs() <= 5 * error + 1e-12).all()
+    exact = (J.T @ hessian @ J).diagonal()
+    values, errors = map(flat, bnrewrite.ggn_diagonal(*arguments, loss=loss, samples=400, seed=3))
+    away = (values - exact) / errors
+    assert away.abs().max() < 5 and 0.3 < away.square().mean() < 3
+    assert errors.norm() < 0.3 * exact.norm()
+    few, again, other = (sampler(pullback, seed)(3) for seed in (3, 3, 4))
+    assert torch.equal(few, again) and not torch.equal(few, other)
 
 
 def test_the_closed_form_of_the_multinomial_covariance() -> None:
@@ -197,11 +231,11 @@ def test_images_through_two_batch_norms() -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_eigenvectors_where_the_loss_curves_downwards() -> None:
-    model, x = dense(), inputs(4)
-    J, _, hessian = oracle(model, x, CLASSES, wells)
+def test_eigenvectors_where_the_loss_curves_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, loss, pullback, J, hessian = case("downwards")
+    found_by_all(monkeypatch, pullback)
     G = J.T @ hessian @ J
-    found = bnrewrite.ggn_spectrum(model, (x, CLASSES), loss=wells, vectors=True)
+    found = bnrewrite.ggn_spectrum(*arguments, loss=loss, vectors=True)
     assert found.vectors is not None
     Q = flat(found.vectors, 1)
     assert bool((found.values < 0).any()) and bool((found.values > 0).any())
@@ -211,19 +245,19 @@ def test_eigenvectors_where_the_loss_curves_downwards() -> None:
 
 def test_a_gram_matrix_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the pulled-back columns do not fit they are made in pieces, with the same result."""
-    model, x = dense(), inputs(4)
-    pullback = compiled_once(monkeypatch, model, x, CLASSES, "cross_entropy")
-    whole = bnrewrite.ggn_spectrum(model, (x, CLASSES))
+    arguments, _, pullback, *_ = case("cross entropy")
+    found_by_all(monkeypatch, pullback)
+    whole = bnrewrite.ggn_spectrum(*arguments)
     pieces = []
     plain = spectrum._pulled
     monkeypatch.setattr(spectrum, "_pulled", lambda *a: (pieces.append(len(a[2])), plain(*a))[1])
-    part = bnrewrite.ggn_spectrum(model, (x, CLASSES), memory=2 * 10 * 8 * pullback.size)
+    part = bnrewrite.ggn_spectrum(*arguments, memory=2 * 10 * 8 * pullback.size)
     assert pieces == [10, 10, 10, 10, 10, 10, 5, 10, 10, 10]  # each with itself and all before it
     assert relative(part.values, whole.values) < 1e-13
     with pytest.raises(
         InputError, match=r"Gram matrix of 35 columns takes 9,800 bytes and each column.* 528, of which"
     ):
-        bnrewrite.ggn_spectrum(model, (x, CLASSES), memory=9_000)
+        bnrewrite.ggn_spectrum(*arguments, memory=9_000)
 
 
 @pytest.mark.parametrize("by_input", [False, True])
@@ -259,40 +293,6 @@ def test_per_sample_gradients_where_they_exist() -> None:
         expected = torch.autograd.grad(alone, list(model.parameters()))
         for part, one in zip(found.values(), expected, strict=True):
             torch.testing.assert_close(part[n], one, rtol=1e-11, atol=1e-13)
-
-
-# Monte Carlo ---------------------------------------------------------------------------------------------------------
-
-SAMPLED = [
-    "weights, smoothing, ignored class",
-    "probabilities",
-    "cross entropy of positions",
-    "mse",
-    "bce",
-    "samples",
-]
-
-
-@pytest.mark.parametrize("name", SAMPLED)
-def test_random_cotangents_have_the_hessian_for_covariance(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """E[u u^T] = H_L in every entry, E[u] = 0, and so the diagonal within 5 of the standard errors that it states."""
-    loss, target, more, *_ = LOSSES[name]
-    model, x, y = dense(*more), inputs(4), target()
-    J, _, hessian = oracle(model, x, y, loss)
-    pullback = compiled_once(monkeypatch, model, x, y, loss)
-    u = sampler(pullback, 0)(20_000).flatten(1)
-    for found, expected in ((u[:, :, None] * u[:, None, :], hessian), (u, torch.zeros(u.shape[1]))):
-        error = found.std(0) / len(u) ** 0.5
-        assert ((found.mean(0) - expected).abs() <= 5 * error + 1e-12).all()
-    exact = (J.T @ hessian @ J).diagonal()
-    values, errors = map(flat, bnrewrite.ggn_diagonal(model, (x, y), loss=loss, samples=400, seed=3))
-    away = (values - exact) / errors
-    assert away.abs().max() < 5 and 0.3 < away.square().mean() < 3
-    assert errors.norm() < 0.3 * exact.norm()
-    few, again, other = (sampler(pullback, seed)(3) for seed in (3, 3, 4))
-    assert torch.equal(few, again) and not torch.equal(few, other)
 
 
 # Dense blocks --------------------------------------------------------------------------------------------------------
