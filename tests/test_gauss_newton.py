@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pages import ROOT, blocks
 from reference import dense_hessian
 from torch import Tensor, nn
 
@@ -231,6 +232,18 @@ def test_images_through_two_batch_norms() -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_curvlinops_says_the_same() -> None:
+    """With running statistics, which is what curvlinops computes; it need not be installed."""
+    operator = pytest.importorskip("curvlinops").GGNLinearOperator
+    model, x = images().eval(), inputs(2, 4, 4)
+    for loss, y in ((nn.CrossEntropyLoss(), CLASSES), (nn.MSELoss(), inputs(3))):
+        linear = operator(model, loss, list(model.parameters()), [(x, y)])
+        G = linear @ torch.eye(linear.shape[1], dtype=torch.float64)
+        assert relative(flat(bnrewrite.ggn_diagonal(model, (x, y), loss=loss)), G.diagonal()) < BAR
+        values = bnrewrite.ggn_spectrum(model, (x, y), loss=loss).values
+        assert relative(values, torch.linalg.eigvalsh(G).flip(0)[: len(values)]) < BAR
+
+
 def test_eigenvectors_where_the_loss_curves_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, loss, pullback, J, hessian = case("downwards")
     found_by_all(monkeypatch, pullback)
@@ -302,8 +315,7 @@ def test_dense_blocks() -> None:
     model, x = dense(), inputs(4)
     H = torch.from_numpy(dense_hessian(model, [(x.numpy(), CLASSES.numpy())])[2])
     J, _, hessian = oracle(model, x, CLASSES, nn.functional.cross_entropy)
-    blocks = {"hvp": H, "ggn": J.T @ hessian @ J, "residual": H - J.T @ hessian @ J}
-    for product, expected in blocks.items():
+    for product, expected in {"ggn": J.T @ hessian @ J, "residual": H - J.T @ hessian @ J}.items():
         found = bnrewrite.dense_block(model, (x, CLASSES), product=product)  # type: ignore[arg-type]
         assert relative(found, expected) < 1e-12
     # 0.weight 20, 1.weight 5, 1.bias 5, 3.weight 30, 3.bias 6
@@ -409,3 +421,14 @@ def test_low_rank_from_a_file(dtype: torch.dtype, tmp_path: Path) -> None:
         some = c.diagonal(matrix=matrix, method="hutchinson", samples=400, tol=None)  # type: ignore[arg-type]
         dense = (c.operator(matrix) @ np.eye(c.space.size)).diagonal()  # type: ignore[arg-type]
         assert np.abs(some.values - dense).max() < 6 * some.standard_error.max()
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it says of its network is true."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "gauss_newton.md", "python"):
+        block.run(namespace)
+    assert len(namespace["spectrum"].values) == len(namespace["found"].values) == 24
+    assert namespace["G"].shape == (51, 128) and namespace["c"].space.size == 227
+    assert namespace["found"].converged

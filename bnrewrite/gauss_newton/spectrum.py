@@ -130,6 +130,6 @@ def _vectors(pullback: Pullback, factor: LossFactor, coefficients: Tensor, block
         for name, part in parts.items():
             found[name].append(part)
     return {
-        name: torch.cat(found[name]) if found[name] else torch.zeros(0, *shape, dtype=pullback.dtypes[name])
+        name: torch.cat([coefficients.new_zeros(0, *shape, dtype=pullback.dtypes[name]), *found[name]])
         for name, shape in pullback.shapes.items()
     }
