@@ -8,16 +8,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import formulas, models, runtime
     from .compiler import export_onnx, export_pt2, export_torchscript, linearize, transform
+    from .gauss_newton import (
+        dense_block,
+        ggn_diagonal,
+        ggn_spectrum,
+        per_component_gradients,
+        per_sample_gradients,
+    )
     from .verification import verify
 
 __version__ = "0.1.0"
 __all__ = [
+    "dense_block",
     "export_onnx",
     "export_pt2",
     "export_torchscript",
     "formulas",
+    "ggn_diagonal",
+    "ggn_spectrum",
     "linearize",
     "models",
+    "per_component_gradients",
+    "per_sample_gradients",
     "runtime",
     "transform",
     "verify",
@@ -31,6 +43,11 @@ _HOME = {
     "export_pt2": "compiler",
     "export_torchscript": "compiler",
     "verify": "verification",
+    "dense_block": "gauss_newton",
+    "ggn_diagonal": "gauss_newton",
+    "ggn_spectrum": "gauss_newton",
+    "per_component_gradients": "gauss_newton",
+    "per_sample_gradients": "gauss_newton",
 }
 _SUBPACKAGES = ("formulas", "models", "runtime")
 

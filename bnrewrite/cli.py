@@ -83,9 +83,9 @@ class Shape(click.ParamType):
 
 
 class Products(click.ParamType):
-    """`hvp,ggn`."""
+    """`hvp,ggn,residual`."""
 
-    name = "hvp,ggn"
+    name = "hvp,ggn,residual"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

@@ -71,7 +71,8 @@ def transform(
         `input` is a dict) returns the loss itself.
     bn : statistics of every BatchNorm: `"batch"`, `"running"`, or `None` for what each module's own mode says.
     wrt : parameters to differentiate by: names or glob patterns; `None` for all that require grad.
-    products : any of `"hvp"` (H v) and `"ggn"` (Gauss-Newton product G v), in the order of the results.
+    products : any of `"hvp"` (H v), `"ggn"` (Gauss-Newton product G v) and `"residual"` (R v = H v - G v, the model's
+        own curvature, without a difference being taken), in the order of the results.
     vectors : `None` for one direction; K for K of them: every `v[name]` and every product has a leading axis K, while
         loss and gradient are computed once.
     random : `"off"`: modules that draw random numbers act as in evaluation mode, with a warning; `"error"`: refuse.
@@ -99,7 +100,7 @@ def _compiled(model: Model, example_inputs: tuple[Any, Any], options: Options) -
     joint = compile_joint(model, example_inputs, options)
     if options.vectors is None:
         return build(joint, door_check(joint))
-    return build_directions(_linearized(joint, "most"), door_check(joint))
+    return build_directions(linearized(joint, "most"), door_check(joint))
 
 
 def linearize(
@@ -144,13 +145,13 @@ def linearize(
     joint = compile_joint(
         model, example_inputs, Options(loss, bn, wrt, products, vectors, random, dynamic_batch)
     )
-    parts = _linearized(joint, memory)
+    parts = linearized(joint, memory)
     check = door_check(joint)
     apply = build_apply(parts.apply, check) if vectors is None else build_apply_directions(parts.apply, check)
     return build_primal(parts.primal, check), apply
 
 
-def _linearized(joint: JointGraph, memory: Memory) -> Linearized:
+def linearized(joint: JointGraph, memory: Memory) -> Linearized:
     """The two parts of the joint graph, which say of themselves what they are."""
     parts = cut(joint, joint.meta["batch"], memory)  # type: ignore[arg-type]
     placeholders = (node for node in parts.apply.graph.nodes if node.op == "placeholder")
@@ -225,7 +226,7 @@ def compile_joint(model: Model, example_inputs: tuple[Any, Any], options: Option
         "products": list(options.products),
         "vectors": options.vectors,
         "parameters": parameters,
-        "classes": _classes(captured),
+        "classes": classes_of(captured),
     }
     door_check(joint).check_target(example_of(example_inputs).target)
     return joint
@@ -244,6 +245,16 @@ def _differentiated(
     model: nn.Module, example_inputs: tuple[Any, Any], criterion: nn.Module | None, options: Options
 ) -> tuple[CapturedGraph, JointGraph]:
     """The captured graph and the joint graph of one direction."""
+    captured, names = captured_of(model, example_inputs, criterion, options)
+    joint = differentiate(captured, rule_of, names, options.products)
+    SIMPLIFY.run(joint.graph, "joint-")
+    return captured, joint
+
+
+def captured_of(
+    model: nn.Module, example_inputs: tuple[Any, Any], criterion: nn.Module | None, options: Options
+) -> tuple[CapturedGraph, list[str]]:
+    """The captured graph, and the names of what to differentiate by."""
     captured = capture(
         model,
         example_inputs,
@@ -253,10 +264,7 @@ def _differentiated(
         random=options.random,
         dynamic_batch=options.dynamic_batch,
     )
-    names = options.select(captured.inputs, [name for name, _ in model.named_parameters()])
-    joint = differentiate(captured, rule_of, names, options.products)
-    SIMPLIFY.run(joint.graph, "joint-")
-    return captured, joint
+    return captured, options.select(captured.inputs, [name for name, _ in model.named_parameters()])
 
 
 def _named(fixing: fx.Node) -> str:
@@ -283,7 +291,7 @@ def _shape_of(joint: JointGraph, name: str) -> list[Any]:
     return [int(size) if isinstance(size, int) else "N" for size in shape]
 
 
-def _classes(captured: CapturedGraph) -> tuple[int, int | None] | None:
+def classes_of(captured: CapturedGraph) -> tuple[int, int | None] | None:
     """Number of classes and ignored class, where the loss takes class indices."""
     aten = torch.ops.aten
     for node in captured.graph.nodes:
@@ -333,12 +341,14 @@ def export_onnx(
     """Write loss, gradient and products of `model` as one self-contained ONNX file, or as two; returns their paths.
 
     `options` are those of `transform`. Inputs are `input`, `target` and `v.<parameter>`; outputs `loss`,
-    `grad.<parameter>`, `hvp.<parameter>`, `ggn.<parameter>`; parameters are initializers under their own names, or
-    graph inputs with `params="inputs"`. The batch axis is symbolic (`N`). Only standard operators of `opset` are used.
+    `grad.<parameter>`, `hvp.<parameter>`, `ggn.<parameter>`, `residual.<parameter>`; parameters are initializers under
+    their own names, or graph inputs with `params="inputs"`. The batch axis is symbolic (`N`). Only standard operators
+    of `opset` are used.
 
     With `linearize=True`, `curvature.onnx` becomes `curvature.primal.onnx` (from `input` and `target` to `loss`,
-    `grad.*` and `residual.<i>`) and `curvature.apply.onnx` (from `residual.<i>` and `v.*` to the products); `memory` is
-    that of `linearize`. The metadata of both name the `part` and the `pair` that they belong to.
+    `grad.*` and `residual.<i>`) and `curvature.apply.onnx` (from `residual.<i>` and `v.*` to the products); a number
+    behind `residual.` is a tensor handed over, a parameter's name the product R v. `memory` is that of `linearize`. The
+    metadata of both name the `part` and the `pair` that they belong to.
     Files appear whole or not at all.
     """
     from .emit.onnx import lower
@@ -353,7 +363,7 @@ def export_onnx(
     if not linearize:
         save(lower(joint, opset=opset, params=params, metadata=_metadata(joint)), path)
         return [Path(path)]
-    parts = _linearized(joint, memory)
+    parts = linearized(joint, memory)
     protos = [lower(part, opset=opset, params=params) for part in (parts.primal, parts.apply)]
     pair = fingerprint(protos)
     for proto, part in zip(protos, (parts.primal, parts.apply), strict=True):

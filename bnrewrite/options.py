@@ -41,13 +41,25 @@ class Options:
             raise InputError(
                 f"vectors must be the number of directions of one call, at least 1, not {self.vectors!r}."
             )
-        if "ggn" in self.products and self.loss is None:
+        split = [product for product in self.products if product != "hvp"]
+        if split and self.loss is None:
             raise InputError(
-                "products='ggn' needs to know where the model ends and the loss begins: pass the loss."
+                f"products='{split[0]}' needs to know where the model ends and the loss begins: pass the loss."
             )
 
     def select(self, inputs: Sequence[Input], order: Sequence[str]) -> list[str]:
         """Names of the inputs to differentiate by; `order` is that of `named_parameters()`."""
+        chosen = self._chosen(inputs, order)
+        numbers = [name for name in chosen if name.isdecimal()]
+        if numbers and "residual" in self.products:
+            raise InputError(
+                f"products='residual': the parameter called '{numbers[0]}' would share the name "
+                f"'residual.{numbers[0]}' with a tensor that linearized graphs save: register it under a name that "
+                "is no number."
+            )
+        return chosen
+
+    def _chosen(self, inputs: Sequence[Input], order: Sequence[str]) -> list[str]:
         own = {e.name: e for e in inputs if e.kind == "parameter"}
         order = [name for name in order if name in own]
         if self.wrt == "input":

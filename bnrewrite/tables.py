@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def _grouped(values: Sequence[tuple[str, str, list[Any]]], kind: str) -> list[li
     counts: dict[str, int] = {}
     for name, dtype, shape in values:
         head = name.split(".")[0]
-        group = f"{head}.*" if head in ("v", "grad", "hvp", "ggn") else name
+        handed = re.fullmatch(r"residual\.\d+", name)  # from one part of a linearized graph to the other
+        group = f"{head}.*" if head in ("v", "grad", "hvp", "ggn", "residual") and not handed else name
         counts[group] = counts.get(group, 0) + 1
         size = (
             f"[{', '.join(map(str, shape))}]"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .differentiate import PRODUCTS, full_arguments, per_argument
+from .differentiate import DIRECTED, full_arguments, per_argument
 from .graph import JointGraph
 from .rule import call
 from .splice import Splicer
@@ -47,7 +47,7 @@ def block(joint: JointGraph, count: int) -> JointGraph:
     results: list[Any] = []
     for name, node in zip(joint.outputs, joint.graph.output_node().args[0], strict=True):  # type: ignore[arg-type]
         result = values[node]
-        if name.split(".")[0] in PRODUCTS and node not in batched:
+        if name.split(".")[0] in DIRECTED and node not in batched:
             # Zero whatever the direction.
             result = splicer.call(
                 lambda x: x.new_zeros([count, *x.shape]), result, key=("zeros", count), origin={}

@@ -4,7 +4,8 @@
     back      for each node        x_bar += J^T y_bar      x_bar_dot += J^T y_bar_dot + curvature
 
 The tangent of a parameter's adjoint is that parameter's part of H v (B. Pearlmutter, Neural Computation 6, 1994). The
-Gauss-Newton product G v pulls the same tangent back from the model's output without any curvature term: H = G + R.
+Gauss-Newton product G v pulls the same tangent back from the model's output without any curvature term of the model,
+R v pulls back nothing but those: H = G + R, and neither is found as a difference.
 
 Before: a flat functional graph of one scalar loss, every operation with a rule. After: one flat graph of loss,
 gradient and products; nothing in it is a tensor of structural zeros; every batch size is read from a shape.
@@ -29,7 +30,12 @@ aten = torch.ops.aten
 RuleOf = Callable[[fx.Node], Rule]
 """The rule of a node; raises where there is none."""
 
-PRODUCTS = ("hvp", "ggn")
+PRODUCTS = ("hvp", "ggn", "residual")
+"""H v, G v and R v."""
+DIRECTED = (*PRODUCTS, "pullback")
+"""Everything that a graph computes from directions."""
+SUMMANDS = ("ggn", "residual")
+"""Where both are asked for, H v is their sum."""
 
 
 def differentiate(
@@ -44,14 +50,37 @@ def differentiate(
         for entry, node in zip(captured.inputs, placeholders, strict=True)
     }
     dots = {by_name[name]: walk.splicer.placeholder(f"v_{name}", by_name[name].meta["val"]) for name in wrt}
-    walk.forward(values, dots)
-    walk.back()
-    results = [walk.loss]
-    results += [walk.result(stream, by_name[name]) for stream in ("bar", *products) for name in wrt]
+    walk.forward(values, dots, dots)
+    walk.back(walk.splice(torch.ones_like, walk.end, origin={}))
+    results = [walk.end]
+    results += [walk.result(kind, by_name[name]) for kind in ("bar", *products) for name in wrt]
     walk.splicer.graph.output(tuple(results))
     outputs = ["loss", *(f"{kind}.{name}" for kind in ("grad", *products) for name in wrt)]
     vectors = [Input(f"v.{name}", "vector") for name in wrt]
     return JointGraph(walk.splicer.graph, [*captured.inputs, *vectors], outputs, dict(captured.meta))
+
+
+def pull_back(captured: CapturedGraph, rule_of: RuleOf, wrt: Sequence[str]) -> JointGraph:
+    """The joint graph of a model: its output z, and J^T u by the inputs named in `wrt` for a cotangent u of z.
+
+    Before: a captured graph whose output is any one tensor, rather than a loss. After: one graph with the vector
+    `v.output` and the outputs `output`, `pullback.<parameter>`.
+    """
+    placeholders = [node for node in captured.graph.nodes if node.op == "placeholder"]
+    by_name = {entry.name: node for entry, node in zip(captured.inputs, placeholders, strict=True)}
+    walk = _Walk(captured.graph, rule_of, ())
+    values = {
+        node: walk.splicer.placeholder(entry.name, node.meta["val"])
+        for entry, node in zip(captured.inputs, placeholders, strict=True)
+    }
+    cotangent = walk.splicer.placeholder("v_output", walk.end_node.meta["val"])
+    walk.forward(values, {}, [by_name[name] for name in wrt])
+    walk.back(cotangent)
+    results = [walk.end, *(walk.result("bar", by_name[name]) for name in wrt)]
+    walk.splicer.graph.output(tuple(results))
+    outputs = ["output", *(f"pullback.{name}" for name in wrt)]
+    inputs = [*captured.inputs, Input("v.output", "vector")]
+    return JointGraph(walk.splicer.graph, inputs, outputs, dict(captured.meta))
 
 
 SHAPE_ONLY = frozenset(
@@ -84,24 +113,30 @@ class _Walk:
     tangent, and what each stream has brought to it (`bar` adjoints; for each product the tangents pulled back)."""
 
     def __init__(self, graph: fx.Graph, rule_of: RuleOf, products: Sequence[str]) -> None:
-        self.graph, self.rule_of, self.products = graph, rule_of, tuple(products)
+        self.graph, self.rule_of = graph, rule_of
         self.splicer = Splicer()
         self.value: dict[fx.Node, Any] = {}
         self.dot: dict[fx.Node, Any] = {}
         self.context: dict[fx.Node, Context] = {}
-        self.stream: dict[str, dict[fx.Node, Any]] = {name: {} for name in ("bar", *self.products)}
-        self.loss_node: fx.Node = graph.output_node().args[0]  # type: ignore[assignment]
+        walked = [name for name in products if name != "hvp" or not set(SUMMANDS) <= set(products)]
+        self.stream: dict[str, dict[fx.Node, Any]] = {name: {} for name in ("bar", *walked)}
+        self.end_node: fx.Node = graph.output_node().args[0]  # type: ignore[assignment]
 
     @property
-    def loss(self) -> fx.Node:
-        return self.value[self.loss_node]
+    def end(self) -> fx.Node:
+        """The value that the way back starts from: the loss."""
+        return self.value[self.end_node]
 
-    def result(self, stream: str, node: fx.Node) -> fx.Node:
-        """What `stream` holds at an input; an input that the loss does not depend on has derivative zero."""
-        found = self.stream[stream].get(node)
-        return self._splice(torch.zeros_like, self.value[node], origin={}) if found is None else found
+    def result(self, kind: str, node: fx.Node) -> fx.Node:
+        """The adjoint or a product at an input; an input that the loss does not depend on has derivative zero."""
+        streams = (kind,) if kind in self.stream else SUMMANDS
+        found = [bar for bar in (self.stream[stream].get(node) for stream in streams) if bar is not None]
+        if not found:
+            return self.splice(torch.zeros_like, self.value[node], origin={})
+        return found[0] if len(found) == 1 else self.splice(add_nested, *found, origin={})
 
-    def _splice(self, function: Callable[..., Any], *args: Any, origin: dict[str, str]) -> Any:
+    def splice(self, function: Callable[..., Any], *args: Any, origin: dict[str, str]) -> Any:
+        """Nodes of the joint graph that compute `function(*args)`."""
         return self.splicer.call(function, *args, key=function, origin=origin)
 
     def _phase(self, node: fx.Node, phase: str, role: str, *args: Any) -> Any:
@@ -118,9 +153,12 @@ class _Walk:
 
     # Forward ---------------------------------------------------------------------------------------------------
 
-    def forward(self, values: dict[fx.Node, Any], dots: dict[fx.Node, fx.Node]) -> None:
+    def forward(
+        self, values: dict[fx.Node, Any], dots: dict[fx.Node, fx.Node], sources: Iterable[fx.Node]
+    ) -> None:
+        """Values, and the tangents that come of `dots`; derivatives are by `sources`."""
         self.value, self.dot = values, dict(dots)
-        self.active = active_nodes(self.graph, dots)
+        self.active = active_nodes(self.graph, sources)
         for node in self.graph.nodes:
             if node.op == "call_function":
                 self._forward_node(node)
@@ -150,8 +188,9 @@ class _Walk:
 
     # Back ------------------------------------------------------------------------------------------------------
 
-    def back(self) -> None:
-        self.stream["bar"][self.loss_node] = self._splice(torch.ones_like, self.loss, origin={})
+    def back(self, seed: fx.Node) -> None:
+        """`seed`: the adjoint of the end."""
+        self.stream["bar"][self.end_node] = seed
         for node in reversed(self.graph.nodes):
             if node.op == "call_function" and node in self.active:
                 self._back_node(node)
@@ -177,8 +216,8 @@ class _Walk:
 
     def _pull_back(self, product: str, node: fx.Node, y_bar: Any, y_bar_dot: Any, needs: list[Any]) -> None:
         dots = self._tangents(node)
-        # G v keeps the loss's curvature and drops the model's: the linearization effect alone.
-        curved = product == "hvp" or node.meta.get("in_loss", False)
+        # G v keeps the loss's curvature and drops the model's (the linearization effect), R v the other way round.
+        curved = product == "hvp" or (product == "ggn") == bool(node.meta.get("in_loss"))
         letter = "bar_dot" if product == "hvp" else f"bar_{product}"
         if curved and not (is_zero(y_bar_dot) and (is_zero(dots) or is_zero(y_bar))):
             bars = self._phase(node, "adjoint_tangent", f"x_{letter}", dots, y_bar, y_bar_dot, needs)
@@ -205,7 +244,7 @@ class _Walk:
             before = self.stream[stream].get(source)
             both = before is not None and bar is not None
             self.stream[stream][source] = (
-                self._splice(add_nested, before, bar, origin=_origin(source, "")) if both else bar
+                self.splice(add_nested, before, bar, origin=_origin(source, "")) if both else bar
             )
 
     def _name(self, node: fx.Node, letter: str, value: Any) -> None:

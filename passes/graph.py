@@ -43,7 +43,9 @@ class JointGraph:
     """Loss, gradient and products as one flat graph.
 
     `graph`: placeholders in the order of `inputs`; one output node whose arguments are in the order of `outputs`.
-    `outputs`: `"loss"`, `"grad.<parameter>"`, `"hvp.<parameter>"`, `"ggn.<parameter>"`.
+    `outputs`: `"loss"`, `"grad.<parameter>"`, `"hvp.<parameter>"`, `"ggn.<parameter>"`, `"residual.<parameter>"`; of
+    the first part of a linearized graph also `"residual.<i>"`, the tensors saved for the second (see `is_saved`).
+    A graph of the model without its loss has `"output"` and `"pullback.<parameter>"` instead.
     A node that belongs to a spliced site has `meta["site"]` (module path) and `meta["role"]` (`y`, `y_dot`, `x_bar`,
     `x_bar_dot`, ...).
     """
@@ -66,6 +68,13 @@ class CapturedGraph:
     graph: fx.Graph
     inputs: list[Input]
     meta: dict[str, object] = field(default_factory=dict)
+
+
+def is_saved(output: str) -> bool:
+    """Whether an output is a tensor that the first part of a linearized graph saves (`residual.<i>`); what has the name
+    of a parameter behind it is the product R v."""
+    kind, _, name = output.partition(".")
+    return kind == "residual" and name.isdecimal()
 
 
 def place(node: fx.Node) -> str:

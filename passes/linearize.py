@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, fx
 
 from ..errors import InputError
-from .differentiate import PRODUCTS
+from .differentiate import DIRECTED
 from .graph import Input, JointGraph
 
 aten = torch.ops.aten
@@ -79,7 +79,7 @@ def _plan_of_directions(joint: JointGraph, batch: int) -> Plan:
     directed = _dependent(joint.graph, (n for n, e in placeholders.items() if e.kind == "vector"))
     owned = {node for node, entry in placeholders.items() if entry.owned}
     results = dict(zip(joint.outputs, _returned(joint.graph), strict=True))
-    products = [node for name, node in results.items() if name.split(".")[0] in PRODUCTS]
+    products = [node for name, node in results.items() if name.split(".")[0] in DIRECTED]
     return Plan(joint.graph, batch, directed, owned, products)
 
 
@@ -335,7 +335,7 @@ def _parts(joint: JointGraph, plan: Plan, saved: Sequence[fx.Node]) -> tuple[Joi
     entries = list(zip(joint.inputs, _placeholders(joint.graph), strict=True))
     results = list(zip(joint.outputs, _returned(joint.graph), strict=True))
     names = [f"residual.{i}" for i in range(len(saved))]
-    products = [entry for entry in results if entry[0].split(".")[0] in PRODUCTS]
+    products = [entry for entry in results if entry[0].split(".")[0] in DIRECTED]
     primal = _extract(
         joint,
         [entry for entry in entries if entry[0].kind != "vector"],

@@ -122,7 +122,7 @@ def _join_case(kind: type) -> Case:
 
 
 CASES = {
-    "mlp": lambda: _reference("mlp_bn", products=("hvp", "ggn")),
+    "mlp": lambda: _reference("mlp_bn", products=("hvp", "ggn", "residual")),
     "resnet": lambda: _reference("resnet8_digits"),
     "running": lambda: _reference("lenet5", bn="running"),
     "convolutions": _convolution_case,

@@ -240,7 +240,7 @@ def test_a_fixed_batch_size_in_the_model_is_told_and_kept() -> None:
         ({"bn": "both"}, "bn must be one of 'batch', 'running', None, not 'both'"),
         ({"random": "maybe"}, "random must be one of 'off', 'error'"),
         ({"products": ("hvp", "hvp")}, "each product once"),
-        ({"products": ("jvp",)}, "each of products must be one of 'hvp', 'ggn'"),
+        ({"products": ("jvp",)}, "each of products must be one of 'hvp', 'ggn', 'residual'"),
         ({"wrt": ["layer9.*"]}, "no parameter matches 'layer9.\\*'. The first ones are stem.0.weight"),
     ],
 )

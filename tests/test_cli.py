@@ -124,10 +124,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export_verify_and_inspect(call: Callable[..., Done], folder: Path, tmp_path: Path) -> None:
     """A reference network needs nothing but its name, and the same name means the same weights."""
     file = tmp_path / "mlp.onnx"
-    done = call("export", "--onnx", MLP, "-o", file, "--product", "hvp,ggn")
+    done = call("export", "--onnx", MLP, "-o", file, "--product", "hvp,ggn,residual")
     assert (done.status, done.err) == (0, "")
     assert re.fullmatch(
-        r".*mlp\.onnx: loss, grad, hvp, ggn of bnrewrite.models:mlp_bn in float32, 2 BatchNorm sites, "
+        r".*mlp\.onnx: loss, grad, hvp, ggn, residual of bnrewrite.models:mlp_bn in float32, 2 BatchNorm sites, "
         r"\d+ nodes, [\d.]+ kB, [\d.]+ s\n",
         done.out,
     )
@@ -135,8 +135,8 @@ def test_export_verify_and_inspect(call: Callable[..., Done], folder: Path, tmp_
     done = call("verify", file, "--model", MLP)
     assert (done.status, done.err) == (0, "")
     assert "against PyTorch's double backward in float64" in done.out
-    assert re.search(r"^ggn\[1\] .* ok$", done.out, re.MULTILINE)
-    assert done.out.endswith("passed: all 7 errors are within their bars\n")
+    assert re.search(r"^residual\[1\] .* ok$", done.out, re.MULTILINE)
+    assert done.out.endswith("passed: all 9 errors are within their bars\n")
 
     done = call("verify", file, "--model", MLP, "--seed", 1)
     assert (done.status, done.err) == (1, "")
@@ -147,6 +147,7 @@ def test_export_verify_and_inspect(call: Callable[..., Done], folder: Path, tmp_
     assert (done.status, done.err) == (0, "")
     assert re.search(r"layers\.1 +Nx64 +batch +yes +1e-05 +models/mlp.py:\d+ +\d+$", done.out, re.MULTILINE)
     assert re.search(r"input +v\.\* +float32 +8 tensors, as the parameters$", done.out, re.MULTILINE)
+    assert re.search(r"output +residual\.\* +float32 +8 tensors, as the parameters$", done.out, re.MULTILINE)
     assert re.search(r"MatMul +\d+$", done.out, re.MULTILINE)
     assert "8 parameters with 6,666 entries" in done.out
 
@@ -374,7 +375,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "own loss": ("export NET:OwnLoss --input 4 --loss none -o y", "say the number of classes"),
     # The compiler
     "wrt": ("export MLP --wrt conv* -o y", "no parameter matches 'conv\\*'"),
-    "product": ("export MLP --product hvp,jvp -o y", "each of products must be one of 'hvp', 'ggn', not 'jvp'"),
+    "product": ("export MLP --product hvp,jvp -o y", "must be one of 'hvp', 'ggn', 'residual', not 'jvp'"),
     "two kinds": ("export MLP --pt2 --torchscript -o y", "choose one of --onnx, --torchscript and --pt2, not"),
     "other kind": ("export MLP --pt2 --opset 18 -o y", "--opset is for ONNX files: leave it out with --pt2"),
     "opset": ("export MLP --opset 9 -o y", "opset 9 is not supported"),

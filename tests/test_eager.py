@@ -17,15 +17,11 @@ from torch import Tensor, fx, nn
 import bnrewrite
 from bnrewrite.compiler import compile_joint
 from bnrewrite.emit import convolutions
-from bnrewrite.emit.eager import (
-    AddBeforeViews,
-    FuseChannelSums,
-    FuseMatrixProducts,
-    FuseProducts,
-    ReuseMemory,
-    ShareFactors,
-    eager,
-)
+from bnrewrite.emit.eager import eager
+from bnrewrite.emit.eager.channel_sums import FuseChannelSums
+from bnrewrite.emit.eager.element_products import FuseProducts
+from bnrewrite.emit.eager.matrix_products import AddBeforeViews, FuseMatrixProducts, ShareFactors
+from bnrewrite.emit.eager.memory import ReuseMemory
 from bnrewrite.models import MODELS
 from bnrewrite.options import Options
 from bnrewrite.passes.graph import JointGraph

@@ -35,7 +35,7 @@ def network() -> nn.Module:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     example = torch.from_numpy(DATA[0][0]), torch.from_numpy(DATA[0][1])
-    model, products = network(), ("hvp", "ggn")
+    model, products = network(), ("hvp", "ggn", "residual")
     bnrewrite.export_onnx(model, folder / "single.onnx", example, products=products)
     bnrewrite.export_onnx(model, folder / "block.onnx", example, products=products, vectors=3)
     bnrewrite.export_onnx(model, folder / "pair.onnx", example, products=products, linearize=True)
@@ -65,7 +65,7 @@ FILES = ["block.onnx", "pair.onnx", "pair.primal.onnx", "pair.apply.onnx", "both
 def test_the_same_numbers(folder: Path, name: str) -> None:
     one, other = (runtime.open(folder / file, DATA) for file in ("single.onnx", name))
     v = np.random.default_rng(0).standard_normal((one.space.size, 5))
-    for matrix in ("hessian", "ggn"):
+    for matrix in ("hessian", "ggn", "residual"):
         expected = one.operator(matrix) @ v  # type: ignore[arg-type]
         np.testing.assert_allclose(other.operator(matrix) @ v, expected, atol=1e-13)  # type: ignore[arg-type]
         np.testing.assert_allclose(other.operator(matrix) @ v[:, 0], expected[:, 0], atol=1e-13)  # type: ignore[arg-type]

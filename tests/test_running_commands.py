@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, 5), nn.Linear(5, 3)
     ).double()
     x, y = torch.randn(30, 6, dtype=torch.float64), torch.randint(3, (30,))
-    bnrewrite.export_onnx(model, folder / "c.onnx", (x, y), products=("hvp", "ggn"))
+    bnrewrite.export_onnx(model, folder / "c.onnx", (x, y), products=("hvp", "ggn", "residual"))
     bnrewrite.export_onnx(model, folder / "inputs.onnx", (x, y), params="inputs")
     torch.save(model.state_dict(), folder / "weights.pt")
     np.savez(folder / "weights.npz", **{name: p.detach().numpy() for name, p in model.named_parameters()})
@@ -112,6 +112,19 @@ def test_everything_as_json_pictures_page_and_arrays(call: Call, folder: Path, t
     ):
         assert text in shown.out
     assert json.loads((tmp_path / "c.json").read_text())["matrix"] == "ggn"
+    page = tmp_path / "r.html"
+    shown = call(
+        "curvature",
+        folder / "c.onnx",
+        "--data",
+        folder / "data.npz",
+        "--matrix",
+        "residual",
+        "--report",
+        page,
+    )
+    assert shown.status == 0 and "eigenvalue 1 of R" in shown.out
+    assert "what the model itself curves, R = H - G" in page.read_text()
 
 
 def test_several_files_are_batches(call: Call, folder: Path) -> None:

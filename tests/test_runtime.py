@@ -376,7 +376,7 @@ def test_wrong_questions(folder: Path) -> None:
     c = runtime.open(folder / "tiny32.onnx", (X, Y))
     refusals: list[tuple[Any, str]] = [
         (lambda: c.ggn(np.ones(53)), "does not hold ggn, only hvp: export it with products=.*'ggn'"),
-        (lambda: c.operator("fisher"), "matrix must be 'hessian' or 'ggn', not 'fisher'"),  # type: ignore[arg-type]
+        (lambda: c.operator("fisher"), "matrix must be 'hessian', 'ggn' or 'residual', not 'fisher'"),  # type: ignore[arg-type]
         (lambda: c.operator("ggn"), "does not hold ggn"),
         (lambda: c.eigs(k=54), "k must be a whole number from 1 to 53, the dimension of the matrix, not 54"),
         (lambda: c.eigs(k=0), "k must be a whole number from 1 to 53"),

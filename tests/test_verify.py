@@ -168,7 +168,7 @@ def test_images_with_dropout_and_mixed_statistics(tmp_path: Path) -> None:
     model.norm.running_mean.uniform_(-1, 1)
     x, y = torch.randn(6, 2, 6, 6), torch.randint(4, (6,))
     with pytest.warns(UserWarning, match="'drop' act as in evaluation mode"):
-        bnrewrite.export_onnx(model, tmp_path / "images.onnx", (x, y), products=("hvp", "ggn"))
+        bnrewrite.export_onnx(model, tmp_path / "images.onnx", (x, y), products=("hvp", "residual"))
     for mode in (True, False):
         report = bnrewrite.verify(tmp_path / "images.onnx", model.train(mode), (x, y))
         assert report.passed, str(report)
@@ -236,6 +236,22 @@ def test_a_scaled_output_is_found_and_named(folder: Path, tmp_path: Path, output
             assert row.worst[0].share > 0.99
     assert f"FAILED: {', '.join(sorted(rows))}" in str(report)
     assert f"  {parameter}: error 1.0e-06, 100% of the whole" in str(report)
+
+
+def test_the_two_parts_of_the_hessian_are_compared_with_differences(folder: Path, tmp_path: Path) -> None:
+    bnrewrite.export_onnx(tiny(), tmp_path / "parts.onnx", example(), products=("residual", "ggn"))
+    for model in (tiny(), None):
+        report = bnrewrite.verify(tmp_path / "parts.onnx", model, example())
+        assert report.passed, str(report)
+    sums = {
+        "ggn[0] + residual[0] against differences of grad",
+        "ggn[1] + residual[1] against differences of grad",
+    }
+    assert sums <= {row.quantity for row in report.rows}
+    scaled = scale_output("residual.0.weight", 1 + 1e-3)
+    wrong = changed(tmp_path / "parts.onnx", tmp_path / "wrong.onnx", scaled)
+    assert failed(bnrewrite.verify(wrong, tiny(), example())) == {"residual[0]", "residual[1]"}
+    assert sums <= failed(bnrewrite.verify(wrong))
 
 
 def test_a_scaled_output_is_found_without_the_model(folder: Path, tmp_path: Path) -> None:

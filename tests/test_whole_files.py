@@ -50,11 +50,11 @@ def data(n: int) -> tuple[Tensor, Tensor]:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "running statistics": {"bn": "running"},
+    "running statistics": {"bn": "running", "products": ("residual", "hvp")},
     "parameters as inputs": {"params": "inputs"},
     "three vectors": {"vectors": 3},
     "chosen parameters": {"wrt": ["bn.*", "head.0.weight"]},
-    "both products": {"products": ("ggn", "hvp")},
+    "all products": {"products": ("ggn", "hvp", "residual")},
     "by the input": {"wrt": "input"},
     "opset 21": {"opset": 21},
 }

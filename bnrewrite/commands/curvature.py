@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..console import print_table
-from .running import finish, opened, run_options, source_of
+from .running import finish, matrix_option, opened, run_options, source_of
 
 
 @click.command()
@@ -25,7 +25,7 @@ from .running import finish, opened, run_options, source_of
 @click.option("--diagonal", is_flag=True, help="The diagonal, summed up for each parameter.")
 @click.option("--density", is_flag=True, help="The spectral density.")
 @click.option("--layers", is_flag=True, help="The trace of every parameter's block.")
-@click.option("--matrix", type=click.Choice(["hessian", "ggn"]), default="hessian", show_default=True)
+@matrix_option
 @click.option("--tol", type=float, default=0.05, show_default=True, help="Relative error that is enough.")
 @click.option(
     "--samples",
@@ -71,7 +71,7 @@ def save_arrays(path: str, arrays: dict[str, Any]) -> None:
 
 def show_curvature(record: dict[str, Any]) -> None:
     """The record as tables on stdout."""
-    letter = "H" if record["matrix"] == "hessian" else "G"
+    letter = {"hessian": "H", "ggn": "G", "residual": "R"}[record["matrix"]]
     data = record["data"]
     rows = [
         ["loss", f"{record['loss']:.6g}", ""],

@@ -8,7 +8,7 @@ import click
 from click import echo
 
 from .curvature import statistics_of
-from .running import finish, opened, run_options, source_of
+from .running import finish, matrix_option, opened, run_options, source_of
 
 
 @click.command()
@@ -25,7 +25,7 @@ from .running import finish, opened, run_options, source_of
     "--points", type=click.IntRange(min=2), default=21, show_default=True, help="Along each direction."
 )
 @click.option("--extent", type=float, default=1.0, show_default=True, help="How far to both sides.")
-@click.option("--matrix", type=click.Choice(["hessian", "ggn"]), default="hessian", show_default=True)
+@matrix_option
 def landscape(file: str, **options: Any) -> int:
     """The loss of FILE at weights in a plane around its own, as a contour picture (--plot).
 

@@ -40,6 +40,12 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+matrix_option = click.option(
+    "--matrix", type=click.Choice(["hessian", "ggn", "residual"]), default="hessian", show_default=True,
+    help="H, the Gauss-Newton matrix G, or the rest R = H - G.",
+)  # fmt: skip
+
+
 @contextmanager
 def opened(file: str, options: Mapping[str, Any]) -> Iterator[Any]:
     """The file over the data, with progress on stderr; Ctrl-C stops it at the next step.

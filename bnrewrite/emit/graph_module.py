@@ -19,7 +19,7 @@ from torch.fx.graph import PythonCode
 from torch.fx.graph_module import reduce_graph_module
 
 from ..errors import InputError
-from ..passes.graph import Input, JointGraph
+from ..passes.graph import Input, JointGraph, is_saved
 from .eager import eager
 from .layout import channels_last, convolved, is_image, ordered
 
@@ -216,9 +216,7 @@ def assemble(
     returned = [copied[node] for node in joint.graph.output_node().args[0]]  # type: ignore[union-attr,index]
     if reorder:  # as a user expects gradients: `view(-1)` works
         returned = [
-            ordered(graph, n, torch.contiguous_format)
-            if is_image(n) and not name.startswith("residual")
-            else n
+            ordered(graph, n, torch.contiguous_format) if is_image(n) and not is_saved(name) else n
             for name, n in zip(joint.outputs, returned, strict=True)
         ]
     graph.output(results(joint.outputs, returned))

@@ -74,6 +74,16 @@ def _of_point(names: Sequence[str], nodes: Sequence[fx.Node]) -> tuple[Any, ...]
     return nodes[0], groups["grad"], tuple(groups.get("residual", {}).values())
 
 
+def build_output(primal: JointGraph, check: CheckCall) -> fx.GraphModule:
+    """`primal(input, target) -> (output, residuals)` of a model without its loss; `target` is only checked."""
+    graph = fx.Graph()
+    roots = {"input": graph.placeholder("input"), "target": graph.placeholder("target")}
+    graph.call_module(CHECK, (roots["input"], roots["target"]))
+    return assemble(
+        primal, graph, roots, CheckPoint(check), lambda names, nodes: (nodes[0], tuple(nodes[1:]))
+    )
+
+
 def build_apply(apply: JointGraph, check: CheckCall) -> fx.GraphModule:
     """`apply(residuals, v)` -> {parameter: product}, or a tuple of those where the graph has several products."""
     graph = fx.Graph()

@@ -94,8 +94,8 @@ def is_partial(result: Result, *parts: str) -> bool:
 
 
 def symbol(result: Result) -> str:
-    """H, or G for the generalized Gauss-Newton matrix."""
-    return "G" if result.get("matrix") == "ggn" else "H"
+    """H, or G for the generalized Gauss-Newton matrix, R for the rest."""
+    return {"ggn": "G", "residual": "R"}.get(str(result.get("matrix")), "H")
 
 
 def source(result: Result) -> str:

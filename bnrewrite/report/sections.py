@@ -84,6 +84,7 @@ def section(result: Result) -> Section:
     matrix = {
         "hessian": "Curvature: the Hessian H",
         "ggn": "Curvature: the generalized Gauss-Newton matrix G",
+        "residual": "Curvature: what the model itself curves, R = H - G",
     }
     heading = {"sensitivity": "Sensitivity of the weights", "landscape": "Loss landscape"}.get(
         kind, matrix.get(str(result.get("matrix")), "Curvature")

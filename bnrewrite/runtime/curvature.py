@@ -16,14 +16,14 @@ import numpy as np
 import onnxruntime
 
 from ..errors import InputError
-from . import density, diagonal, eigen, layers, solve, trace
+from . import density, diagonal, eigen, layers, low_rank, solve, trace
 from .checkpoint import Checkpoint, digest_of
 from .data import Data
 from .diagonal import Diagonal
 from .eigen import Eigs, Which
 from .engine import Engine, open_engine
 from .landscape import Directions, Landscape, coordinates, eigen_directions, random_directions, rows
-from .monitor import Monitor, Progress
+from .monitor import Monitor, Progress, Steps
 from .operator import CurvatureOperator
 from .over_data import OverData
 from .parameters import fitted_parameters
@@ -33,8 +33,8 @@ from .session import Array
 from .vectors import Parts, Vector, VectorSpace, as_array
 from .weights import read_weights
 
-Matrix = Literal["hessian", "ggn"]
-_PRODUCT: dict[str, str] = {"hessian": "hvp", "ggn": "ggn"}
+Matrix = Literal["hessian", "ggn", "residual"]
+_PRODUCT: dict[str, str] = {"hessian": "hvp", "ggn": "ggn", "residual": "residual"}
 
 
 def open_curvature(
@@ -107,7 +107,7 @@ class Curvature:
 
     @property
     def products(self) -> list[str]:
-        """The products that the file computes: `hvp`, `ggn`."""
+        """The products that the file computes: `hvp`, `ggn`, `residual`."""
         return self.engine.products
 
     @property
@@ -142,8 +142,17 @@ class Curvature:
         """G v, the generalized Gauss-Newton product; forms as in `hvp`."""
         return self._product("ggn", v)
 
+    @overload
+    def residual(self, v: Mapping[str, Any]) -> Parts: ...
+    @overload
+    def residual(self, v: Array) -> Vector: ...
+    def residual(self, v: Mapping[str, Any] | Array) -> Parts | Vector:
+        """R v = H v - G v, what the model itself curves, computed without that difference; forms as in `hvp`."""
+        return self._product("residual", v)
+
     def operator(self, matrix: Matrix = "hessian") -> CurvatureOperator:
-        """H or G as a symmetric `scipy.sparse.linalg.LinearOperator` on flat vectors; `matmat` reads the data once."""
+        """H, G or R as a symmetric `scipy.sparse.linalg.LinearOperator` on flat vectors. `matmat` reads the data
+        once."""
         product = self._named(matrix)
         return CurvatureOperator(
             lambda rows: self._over.products(product, rows), self.space.size, self.engine.block
@@ -203,12 +212,22 @@ class Curvature:
     ) -> diagonal.Diagonal:
         """The diagonal (n,), with errors whose norm is at most `tol` times its own, or after `samples` products.
 
-        `method`: `"hutchinson"`, `"xdiag"`, `"exact"` (n products), or `None` as in `trace`.
+        `method`: `"hutchinson"`, `"xdiag"`, `"low_rank"` (exact where the rank is below `samples`, which the result
+        says; see `low_rank`), `"exact"` (n products), or `None` as in `trace`.
         """
         return diagonal.diagonal(
             self.operator(matrix), method=method, tol=tol, samples=samples, seed=seed, monitor=self.monitor,
-            task=f"diagonal {matrix}",
+            task=f"diagonal {matrix}", eps=self._rounding,
         )  # fmt: skip
+
+    def low_rank(self, *, matrix: Matrix = "ggn", samples: int = 1000, seed: int = 0) -> low_rank.LowRank:
+        """All of G: every eigenvalue that is not zero and its eigenvector, from few more products than there are.
+
+        The rank of G is at most the number of outputs, N C over all the data. Probes are doubled until others confirm
+        that nothing is missing, or until `samples` products are made: `converged` says which.
+        """
+        steps = Steps(self.operator(matrix), f"low rank {matrix} seed {seed}", self.monitor)
+        return low_rank.low_rank(steps, samples=samples, seed=seed, eps=self._rounding)
 
     def spectral_density(
         self,
@@ -361,9 +380,14 @@ class Curvature:
     def _named(self, matrix: str) -> str:
         """The product of a matrix, which the file must hold."""
         if matrix not in _PRODUCT:
-            raise InputError(f"matrix must be 'hessian' or 'ggn', not {matrix!r}.")
+            raise InputError(f"matrix must be 'hessian', 'ggn' or 'residual', not {matrix!r}.")
         self._require(_PRODUCT[matrix])
         return _PRODUCT[matrix]
+
+    @property
+    def _rounding(self) -> float:
+        """Relative rounding error of the file's arithmetic."""
+        return float(np.finfo(self.engine.dtype).eps)
 
     def _by_input(self) -> bool:
         return any("N" in shape for shape in self.engine.meta["parameters"].values())

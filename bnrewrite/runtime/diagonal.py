@@ -3,6 +3,7 @@
 - Hutchinson (Bekas, Kokiopoulou, Saad 2007): diag A = E[v * A v] for random signs v.
 - XDiag (Epperly, Tropp, Webber 2024): the diagonal on a random subspace of the range of A exactly, the rest by
   Hutchinson, each estimate leaving one probe out of the subspace.
+- Low rank: the whole matrix, and so its diagonal, exactly, where its rank is less than the products (`low_rank`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from ..errors import InputError
+from .low_rank import low_rank
 from .monitor import Monitor, Steps, Stopped
 from .plain import plain
 from .probes import rademacher
@@ -23,7 +25,7 @@ from .sketch import Sketch
 from .trace import LEAST, check_budget, default_method
 
 Vector = NDArray[np.float64]
-Method = Literal["hutchinson", "xdiag", "exact"]
+Method = Literal["hutchinson", "xdiag", "low_rank", "exact"]
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,17 @@ def diagonal(
     seed: int = 0,
     monitor: Monitor | None = None,
     task: str = "diagonal",
+    eps: float = float(np.finfo(np.float64).eps),
 ) -> Diagonal:
     """The diagonal of a symmetric `operator` (n, n), within at most `samples` products.
 
-    Stops where the norm of the standard errors is at most `tol` times the norm of the diagonal. Raises as `trace` does.
+    Stops where the norm of the standard errors is at most `tol` times the norm of the diagonal; `"low_rank"`, where
+    nothing but rounding is missing (`eps`: that of a product). Raises as `trace` does.
     """
     check_budget(tol, samples)
     if method is None:
-        found = default_method(operator.shape[0], samples)
-        method = "xdiag" if found == "xtrace" else "exact" if found == "exact" else "hutchinson"
+        default = default_method(operator.shape[0], samples)
+        method = "xdiag" if default == "xtrace" else "exact" if default == "exact" else "hutchinson"
     steps = Steps(operator, f"{task} {method} seed {seed}", monitor or Monitor())
     if method == "exact":
         return _exact(steps)
@@ -98,7 +102,11 @@ def diagonal(
         return _hutchinson(operator, steps, tol, samples, seed)
     if method == "xdiag":
         return _xdiag(steps, tol, samples, seed)
-    raise InputError(f"method must be 'hutchinson', 'xdiag' or 'exact', not {method!r}.")
+    if method == "low_rank":
+        found = low_rank(steps, samples=samples, seed=seed, eps=eps)
+        values, error, count = found.diagonal(), np.abs(found.rest), found.products
+        return Diagonal(values, error, "low_rank", count, count, found.converged, found.complete)
+    raise InputError(f"method must be 'hutchinson', 'xdiag', 'low_rank' or 'exact', not {method!r}.")
 
 
 def _relative(values: Vector, error: Vector) -> float:

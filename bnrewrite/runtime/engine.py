@@ -35,7 +35,7 @@ class Engine(ABC):
 
     @property
     def products(self) -> list[str]:
-        """The products that the file computes: `hvp`, `ggn`."""
+        """The products that the file computes: `hvp`, `ggn`, `residual`."""
         return list(self.meta["products"])
 
     @abstractmethod

@@ -112,7 +112,8 @@ class Session:
         return Argument(node.name, kind, np.dtype(_TYPES[node.type]), shape[1:] if one else shape)
 
     def _kind(self, name: str) -> Kind:
-        if self.meta.get("part") == "apply" and name.startswith("residual."):
+        # Without a number behind it: a parameter of a module of that name.
+        if self.meta.get("part") == "apply" and re.fullmatch(r"residual\.\d+", name):
             return "residual"
         if name.startswith("v.") and name.removeprefix("v.") in self.meta["parameters"]:
             return "vector"
@@ -127,7 +128,7 @@ class Session:
 
     @property
     def products(self) -> list[str]:
-        """The products that the file computes: `hvp`, `ggn`."""
+        """The products that the file computes: `hvp`, `ggn`, `residual`."""
         return list(self.meta["products"])
 
     @property
@@ -155,10 +156,8 @@ class Session:
         results = self.evaluate(self._widened(feeds), list(self.outputs if outputs is None else outputs))
         if self.vectors is None:
             return results
-        return {
-            name: value[0] if name.split(".")[0] in self.products else value
-            for name, value in results.items()
-        }
+        wide = {f"{product}.{name}" for product in self.products for name in self.meta["parameters"]}
+        return {name: value[0] if name in wide else value for name, value in results.items()}
 
     def _widened(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """In a file for K directions the others are zero."""

@@ -174,7 +174,7 @@ def _against_model(
 def run_file(
     session: Session, feeds: Mapping[str, Array], directions: Sequence[Mapping[str, Array]]
 ) -> dict[str, dict[str, NDArray[Any]]]:
-    """`loss`, `grad`, and for vector i `hvp[i]`, `ggn[i]`: each a dict by parameter name."""
+    """`loss`, `grad`, and for vector i `hvp[i]`, `ggn[i]`, `residual[i]`: each a dict by parameter name."""
     found: dict[str, dict[str, NDArray[Any]]] = {}
     for i, v in enumerate(directions):
         results = session.run({**feeds, **{f"v.{name}": part for name, part in v.items()}})

@@ -2,6 +2,7 @@
 
     g = d loss / d w        H v = d <g, v> / d w
     G v = J^T H_L J v,      z = f(w),  J v = d <J^T u, v> / d u   (J^T u is linear in u: the double backward trick)
+    R v = d <J^T c, v> / d w           c = d loss / d z held constant, so that nothing cancels: H = G + R
 
 Nothing of the compiler is used here (no capture, no rules, no graphs), so that agreement means something.
 """
@@ -70,8 +71,10 @@ class Oracle:
                     v = [vector[name].to(self.dtype) for name in self.wrt]
                     if product == "hvp":
                         result = _grad(_inner(grad, v), sources, None)
-                    else:
+                    elif product == "ggn":
                         result = self._gauss_newton(output, target, sources, v)
+                    else:
+                        result = self._residual(output, target, sources, v)
                     found[product].append(dict(zip(self.wrt, result, strict=True)))
         return Evaluation(loss.detach(), named, found)
 
@@ -112,19 +115,29 @@ class Oracle:
     def _gauss_newton(
         self, output: Any, target: Any, sources: Sequence[Tensor], v: Sequence[Tensor]
     ) -> list[Tensor]:
-        leaves, structure = pytree.tree_flatten(output)
-        z = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+        z, z_free, slope = self._at_output(output, target)
         u = [torch.zeros_like(leaf, requires_grad=True) for leaf in z]
         jt_u = _grad(z, sources, u, create_graph=True)
         j_v = _grad(_inner(jt_u, v), u, None)
+        return _grad(z, sources, _grad(_inner(slope, j_v), z_free, None))
 
+    def _residual(
+        self, output: Any, target: Any, sources: Sequence[Tensor], v: Sequence[Tensor]
+    ) -> list[Tensor]:
+        z, _, slope = self._at_output(output, target)
+        jt_c = _grad(z, sources, [c.detach() for c in slope], create_graph=True)
+        return _grad(_inner(jt_c, v), sources, None)
+
+    def _at_output(self, output: Any, target: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The tensors z of the output, leaves of the same values, and the derivative of the loss by these."""
+        leaves, structure = pytree.tree_flatten(output)
+        z = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         z_free = [leaf.detach().requires_grad_(True) for leaf in z]
         free = iter(z_free)
         replaced = [next(free) if isinstance(x, Tensor) and x.requires_grad else x for x in leaves]
         assert self.loss is not None
         loss = self.loss(pytree.tree_unflatten(replaced, structure), target)
-        hl_j_v = _grad(_inner(_grad(loss, z_free, None, create_graph=True), j_v), z_free, None)
-        return _grad(z, sources, hl_j_v)
+        return z, z_free, _grad(loss, z_free, None, create_graph=True)
 
 
 class _PlainWeightNorm(TorchFunctionMode):
