@@ -24,11 +24,11 @@ def model_outputs(captured: CapturedGraph) -> list[fx.Node]:
         if e.kind in ("input", "parameter")
     }
     own |= {n for n in captured.graph.nodes if n.op == "call_function" and not n.meta["in_loss"]}
-    return [
-        node
-        for node in captured.graph.nodes
-        if node in own and any(u.meta.get("in_loss") for u in node.users)
-    ]
+
+    def is_read(node: fx.Node) -> bool:
+        return any(user.meta.get("in_loss") or user.op == "output" for user in node.users)
+
+    return [node for node in captured.graph.nodes if node in own and is_read(node)]
 
 
 def split(captured: CapturedGraph, output: fx.Node) -> tuple[CapturedGraph, CapturedGraph]:

@@ -439,7 +439,7 @@ def fleets() -> st.SearchStrategy[Fleet]:
             lambda count: st.lists(network, min_size=count, max_size=count).map(tuple)
         ),
         rank=st.sampled_from([2, 2, 2, 1, 0, 3]),
-        products=st.sampled_from([("hvp",), ("hvp",), ("hvp", "ggn")]),
+        products=st.sampled_from([("hvp",), ("hvp",), ("ggn", "residual")]),
         vectors=st.sampled_from([None, None, 2]),
         onnx=st.sampled_from([False] * 9 + [True]),
     )

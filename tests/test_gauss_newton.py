@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import bnrewrite
 from bnrewrite import runtime
-from bnrewrite.errors import BnrewriteError, CaptureError, InputError
+from bnrewrite.errors import BnrewriteError, CaptureError, InputError, NumericalError
 from bnrewrite.gauss_newton import diagonal, gradients, spectrum
 from bnrewrite.gauss_newton.loss_factor import loss_factor, multinomial_factor
 from bnrewrite.gauss_newton.pullback import Pullback, batch_options
@@ -342,6 +342,15 @@ class TwoOutputs(nn.Module):
         return self.a(x), self.b(x)
 
 
+class Total(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).square().sum()
+
+
 def both(z: tuple[Tensor, Tensor], y: Tensor) -> Tensor:
     return nn.functional.cross_entropy(z[0] * z[1], y)
 
@@ -358,6 +367,18 @@ REFUSED: dict[str, tuple[Callable[[nn.Module, Any], Any], type[BnrewriteError], 
         lambda m, d: bnrewrite.ggn_diagonal(
             nn.Sequential(m, nn.Linear(6, 1100)).double(), d, loss=lambda z, y: torch.logsumexp(z.flatten(), 0)
         ), InputError, r"on an output of shape \[7, 1100\] falls into no blocks of at most 1024 entries",
+    ),
+    "too many columns": (
+        lambda m, d: bnrewrite.ggn_spectrum(nn.Sequential(m, nn.Linear(6, 40_000)).double(), d), InputError,
+        "has 279,993 columns, and each takes a pass back through the batch: use ggn_diagonal with samples=",
+    ),
+    "not finite": (
+        lambda m, d: bnrewrite.ggn_diagonal(m, (d[0] * torch.nan, d[1]), loss=wells), NumericalError,
+        "is NaN or infinite at the output",
+    ),
+    "a single number": (
+        lambda m, d: bnrewrite.per_component_gradients(Total(m), d, loss=lambda z, y: z), InputError,
+        "has no components",
     ),
     "negative": (
         lambda m, d: bnrewrite.ggn_diagonal(m, d, loss=wells, samples=4), InputError, "has negative eigenvalues",

@@ -90,7 +90,7 @@ def capture(
         warnings.warn(
             f"random numbers are switched off: {listed} act as in evaluation mode (BatchNorm keeps its own mode). "
             "Pass random='error' to refuse such models instead.",
-            stacklevel=4,
+            stacklevel=5,
         )
     graph, inputs = flatten(program, model, loss)
     captured = CapturedGraph(
@@ -134,7 +134,7 @@ def _export(wrapper: LossOf, example: Example, dynamic_batch: bool) -> tuple[Exp
         warnings.warn(
             f"the graph serves batch size {example.batch} only: {reason} "
             "Pass dynamic_batch=False to say that this is wanted.",
-            stacklevel=5,
+            stacklevel=6,
         )
         return program, False
     return _export_once(wrapper, example, False), False

@@ -21,9 +21,6 @@ from .loss_factor import loss_factor
 from .pullback import Parts, Pullback, batch_options
 from .sampling import sampler
 
-MOST_COLUMNS = 1 << 18
-"""Passes back through the batch that an exact diagonal may take."""
-
 
 @overload
 def ggn_diagonal(
@@ -67,7 +64,7 @@ def ggn_diagonal(
 
     Raises
     ------
-    InputError : the loss's Hessian falls into no small blocks, or the exact diagonal takes more than 262,144 passes.
+    InputError : the loss's Hessian falls into no small blocks, or its factor has more than 262,144 columns.
     CaptureError, UnsupportedOp : as `transform`, and where the loss reads several tensors of the model.
     """
     if samples is not None and (type(samples) is not int or samples < 2):
@@ -81,11 +78,6 @@ def ggn_diagonal(
 def _exact(pullback: Pullback, block: int | None) -> Parts:
     factor = loss_factor(pullback)
     used = factor.used
-    if len(used) > MOST_COLUMNS:
-        raise InputError(
-            f"the exact diagonal takes {len(used):,} passes back through the batch, one for every column of the loss's "
-            "factor: use samples= for an estimate, or a smaller batch."
-        )
     signs = factor.signs[used[:, 0], used[:, 1]]
     total = _zeros(pullback)
     for numbers, parts in pullback.blocks(lambda i, j: factor.cotangents(used[i:j]), len(used), block):

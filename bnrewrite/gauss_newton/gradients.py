@@ -87,6 +87,8 @@ def mixing_modules(pullback: Pullback) -> list[str]:
 
 def _components(pullback: Pullback, block: int | None) -> Parts:
     slope = pullback.slope
+    if slope.dim() == 0:
+        raise InputError("the model's output is a single number, which has no components.")
     found = {
         name: torch.empty(len(slope), *shape, dtype=pullback.dtypes[name], device=slope.device)
         for name, shape in pullback.shapes.items()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, NumericalError
 from ..rules.cross_entropy import MEAN, SUM, ClassTarget, ProbabilityTarget
 from .pullback import Pullback
 
@@ -30,6 +30,8 @@ LARGEST_BLOCK = 1024
 """Entries of z that one block of the Hessian may have: it is formed by as many products and decomposed."""
 PROOF = 1e-9
 """Relative difference between H_L r and blocks r. A wrong structure differs by about 1, rounding by about 1e-15."""
+MOST_COLUMNS = 1 << 18
+"""Columns of a factor, each a pass back through the batch."""
 RANK = 1e-13
 """Eigenvalues of a block below this, relative to the largest, are rounding errors."""
 
@@ -65,17 +67,27 @@ class LossFactor:
 
 
 def loss_factor(pullback: Pullback) -> LossFactor:
-    """The factor of the loss at the output. Raises `InputError` where no block is small enough."""
+    """The factor of the loss at the output. Raises `InputError` where blocks are too large or columns too many."""
     if is_cross_entropy(pullback):
         index, p, a = softmax_components(pullback)
+        _check_count(p.shape[0] * (p.shape[1] - 1))
         columns = multinomial_factor(p) * a.abs().sqrt()[:, None, None]
         signs = torch.where(columns.abs().amax(1) > 0, a.sign()[:, None], 0.0)
         return LossFactor(pullback.output.shape, index, columns, signs)
     index, found = hessian_blocks(pullback)
+    _check_count(index.numel())
     values, vectors = torch.linalg.eigh(found)
     least = RANK * values.abs().amax()
     signs = torch.where(values.abs() > least, values.sign(), 0.0)
     return LossFactor(pullback.output.shape, index, vectors * values.abs().sqrt()[:, None, :], signs)
+
+
+def _check_count(count: int) -> None:
+    if count > MOST_COLUMNS:
+        raise InputError(
+            f"the factor of the loss has {count:,} columns, and each takes a pass back through the batch: use "
+            "ggn_diagonal with samples= for an estimate, the estimators of bnrewrite.runtime, or a smaller batch."
+        )
 
 
 # Cross entropy -----------------------------------------------------------------------------------------------------
@@ -122,6 +134,8 @@ def hessian_blocks(pullback: Pullback) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     r = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z.device)
     image = pullback.loss_hessian(r).flatten()
+    if not bool(image.isfinite().all()):
+        raise NumericalError("the Hessian of the loss is NaN or infinite at the output of this batch.")
     for index in _layouts(z):
         if index.shape[1] > LARGEST_BLOCK:
             break

@@ -63,7 +63,8 @@ def ggn_spectrum(
 
     Raises
     ------
-    InputError : the loss's Hessian falls into no small blocks, or `memory` is too little.
+    InputError : the loss's Hessian falls into no small blocks, its factor has more than 262,144 columns, or `memory` is
+        too little.
     CaptureError, UnsupportedOp : as `transform`, and where the loss reads several tensors of the model.
     """
     if k is not None and (type(k) is not int or k < 1):
