@@ -249,3 +249,17 @@ LOSSES: dict[str, Criterion] = {
         lambda o, t: (rows(o, t) * o[:, 0].exp()).sum() / o[:, 0].exp().sum(), "none", (("div", NO_SUM),)
     ),
 }  # fmt: skip
+
+
+def columns(value: Tensor, layout: str, samples: int) -> Tensor:
+    """The sample that each element belongs to, read from the report's words; -1 where it belongs to none."""
+    if not layout or layout == "spread":
+        return torch.full(value.shape, -1)
+    _, axis, *fold = layout.split(" ")
+    size = value.shape[int(axis)]
+    along = (
+        torch.arange(size) % samples
+        if fold[1:] and fold[-1] == "N"
+        else torch.arange(size) // (size // samples)
+    )
+    return along.view(-1, *[1] * (value.dim() - int(axis) - 1)).expand(value.shape)

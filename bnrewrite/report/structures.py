@@ -138,6 +138,12 @@ def _names(part: Part, most: int = NAMES) -> str:
     return f"{shortened(names[0], 16)} ... {shortened(names[-1], 16)}"
 
 
+def _outer(part: Part) -> Part:
+    """The same by the outer names of its modules, where these are few."""
+    outer = tuple(dict.fromkeys(name.split(".")[0] for name in part.modules))
+    return Part(outer) if len(outer) <= NAMES else part
+
+
 def _what_mixes(part: Part) -> str:
     """What mixes in a part, counted by the class of the module."""
     kinds = [entry["kind"] or entry["operation"] for entry in part.mixing]
@@ -166,7 +172,8 @@ class _Drawing:
                 self._across(_names(part, 1), f"{_what_mixes(part)} {verb} samples", ACROSS)
             else:
                 number += 1
-                self._boxes("f" if simple else f"f^{{({number})}}", _names(part))
+                letter, shown = ("f", _outer(part)) if simple else (f"f^{{({number})}}", part)
+                self._boxes(letter, _names(shown))
         if self.split:
             self._circles("F")
             self._loss()

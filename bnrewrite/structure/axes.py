@@ -145,14 +145,15 @@ def distances(call: Call) -> list[Span]:
     return [join(first, second.map(lambda owner: owner.mT)).expand(call.shape)]
 
 
+REDUCTIONS = frozenset(
+    words(
+        "sum mean nansum nanmean amax amin max min argmax argmin any all prod var std var_mean std_mean "
+        "logsumexp norm linalg_vector_norm median nanmedian mode kthvalue count_nonzero aminmax"
+    )
+)
+
 RULES = {
-    **dict.fromkeys(
-        words(
-            "sum mean nansum nanmean amax amin max min argmax argmin any all prod var std var_mean std_mean "
-            "logsumexp norm linalg_vector_norm median nanmedian mode kthvalue count_nonzero aminmax"
-        ),
-        reduced,
-    ),
+    **dict.fromkeys(REDUCTIONS, reduced),
     **dict.fromkeys(
         words(
             "softmax _softmax log_softmax _log_softmax _safe_softmax cumsum cumprod cummax cummin logcumsumexp sort "

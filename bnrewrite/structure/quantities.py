@@ -1,7 +1,9 @@
 """Which derivatives exist, and which shortcuts are valid, given the structure of model and loss.
 
-Letters: D parameters, N samples, C numbers that the model gives for each; J_n is the Jacobian of component F_n (C x D),
-S_n S_n^T = d^2 l / dF_n^2. Source: F. Dangel, "Structural implications of batch normalization" (2021).
+Letters: R the sum or the mean over samples, D parameters, N samples, C numbers that the model gives for each; J_n is
+the Jacobian of component F_n (C x D), S_n S_n^T = d^2 l / dF_n^2.
+
+Source: F. Dangel, "Structural implications of batch normalization" (2021).
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ def quantities(
             return Quantity(False, _sentence(no_split))
         return Quantity(apart, _sentence(yes if apart else loss + no))
 
+    sums = "sum (or mean, as the loss reduces)"
     up_to = ", up to a factor that depends on all targets" if target_factor else ""
     return {
         "gradient": Quantity(True, "Always, and exactly: of the loss of the whole batch."),
@@ -62,13 +65,13 @@ def quantities(
             _sentence(loss if structure == "none" else "the loss is a sum or a mean of N of them" + up_to),
         ),
         "per_sample_gradients": of_samples(
-            f"gradient of l(f(x_n), y_n): each depends on one sample only, and they sum to the gradient{up_to}"
+            f"gradient of l(f(x_n), y_n), of one sample only; their {sums} is the gradient{up_to}"
         ),
         "gradient_moments": of_samples(
             "each sample enters one of the per-sample gradients only, so their variance is one over samples"
         ),
         "per_component_gradients": of_components(
-            f"J_n^T dl/dF_n, which sum to the gradient{up_to}"
+            f"J_n^T dl/dF_n; their {sums} is the gradient{up_to}"
             + ("; each depends on the whole batch, so higher moments are hard to interpret" if model_mixes else ""),
             "; J_n^T dL/dF_n still sum to the gradient, but are of no loss of component n",
         ),
@@ -83,8 +86,8 @@ def quantities(
             else Quantity(False, _sentence(no_split))
         ),
         "per_component_ggn": of_components(
-            "G is the sum over n of J_n^T (d^2 l / dF_n^2) J_n"
-            + ("; each depends on the whole batch, their sum is as good as ever" if model_mixes else "")
+            f"J_n^T (d^2 l / dF_n^2) J_n; their {sums} is G"
+            + ("; each depends on the whole batch" if model_mixes else "")
         ),
         "ggn_diagonal": of_components(
             "by square roots: diag(G) = sum over n, c of (J^T s_nc)^2, with the columns s_nc of S_n"

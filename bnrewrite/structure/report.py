@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import InputError
 from .quantities import LossStructure, Quantity
+from .seen import Kind
 from .table import Decided
-from .walk import Kind
 
 SHOWN = 20
 """Lines of what mixes that are shown; the rest is counted."""

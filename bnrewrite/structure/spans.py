@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class Operand:
     certain: bool = False
     """Whether the value is the same for all inputs and parameters, so that a zero in it is always a zero."""
 
-    @property
+    @cached_property
     def owned(self) -> bool:
         """Whether any sample enters."""
         return bool(self.owner.any())

@@ -12,9 +12,8 @@ not give the same in that order, it does not do the same to each of them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -23,69 +22,17 @@ from torch.utils import _pytree as pytree
 
 from ..errors import CaptureError, UnsupportedOp
 from ..passes.graph import place
-from ..rules.batch_norm import OVERLOAD
 from .aggregates import Aggregate, reduces_linearly, stays_linear
-from .axes import LOSSES, ROW_LOSSES, parts_of_loss
+from .alike import size_of, treats_alike
+from .axes import LOSSES, REDUCTIONS, ROW_LOSSES, parts_of_loss
 from .layout import by_place, describe, in_order, pattern
+from .running import evaluate, runnable
+from .seen import Judged, Kind, Seen
 from .spans import Call, Operand, Span, name_of
 from .table import CREATE, Decided, depends
 
-aten = torch.ops.aten
-
-TRAINING = 5
-"""Position of `training` among the arguments of `aten.batch_norm`."""
-
 READ = frozenset({"item", "_local_scalar_dense"})
 """Operations that make a plain number of a tensor, whose dependence cannot be followed: it is taken to be of all."""
-
-Kind = Literal["free", "target", "apart", "permutes", "mixes", "reduces", "aggregate"]
-
-TOLERANCE = 1e-6
-"""Relative difference, in float64, above which two samples were not treated alike: rounding, through many layers, stays
-well below, and what depends on the place of a sample is of the size of the values themselves."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is known of one tensor of the graph."""
-
-    value: Tensor
-    reordered: Tensor
-    """The value with the samples in the other order."""
-    owner: Tensor
-    certain: bool = False
-    from_target: bool = False
-    """Depends on targets, and on no output of the model: a constant for every derivative."""
-    aggregate: Aggregate | None = None
-    sources: frozenset[fx.Node] = frozenset()
-    """Reductions over samples that enter."""
-    breaks: frozenset[fx.Node] = frozenset()
-    """Operations after which it is no sum over samples any more."""
-    moved: frozenset[fx.Node] = frozenset()
-    """Operations that moved its samples to other places; none where they are back in order."""
-    target_factor: bool = False
-    """Whether a number that depends on all targets scales it, such as the sum of the class weights."""
-    alike: bool = True
-
-    @property
-    def owned(self) -> bool:
-        return bool(self.owner.any())
-
-    @property
-    def live(self) -> bool:
-        """Whether it depends on the model's input (in the loss: its outputs)."""
-        return self.aggregate is not None or self.owned
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One node of the graph and what was found of it."""
-
-    node: fx.Node
-    kind: Kind
-    layout: str
-    decided: Decided
-    unlike: bool = False
 
 
 @dataclass
@@ -95,6 +42,8 @@ class Walk:
     samples: int
     order: Tensor
     in_loss: frozenset[fx.Node]
+    grows: bool
+    """Whether the graph serves any batch size."""
     env: dict[fx.Node, Any] = field(default_factory=dict)
     judged: list[Judged] = field(default_factory=list)
     fed_back: set[fx.Node] = field(default_factory=set)
@@ -199,10 +148,10 @@ class Walk:
             self.displaced |= common.moved
         numbers = [seen for seen in results if seen.value.is_floating_point()] or results  # and no indices
         before = bool(live) and all(seen.alike for seen in live)
-        after = before and all(self._treats_alike(seen) for seen in numbers)
+        after = before and all(treats_alike(seen, self.order) for seen in numbers)
         # Where cancellation leaves rounding only (the mean of what was normalised), nothing is said of what follows.
-        size = max((_size(seen.value) for seen in live), default=0.0)
-        unlike = before and not after and not all(self._treats_alike(seen, size) for seen in numbers)
+        size = max((size_of(seen.value) for seen in live), default=0.0)
+        unlike = before and not after and not all(treats_alike(seen, self.order, size) for seen in numbers)
         unlike = unlike and kind in ("apart", "reduces")
         self.judged.append(Judged(node, kind, describe(results[0].owner, self.samples), decided, unlike))
         given = iter([replace(seen, alike=after or not live) for seen in results])
@@ -236,26 +185,33 @@ class Walk:
         ranked: tuple[Kind, ...] = ("mixes", "reduces", "permutes", "apart")
         return owners, next(kind for kind in ranked if kind in kinds)
 
-    def _places(self, call: Call, result: Tensor, val: Tensor | None) -> Tensor | None:
-        """Owners by their place of a result that mixes samples: as in an operand of the same shape, else along the
-        first axis that grows with the batch; None where there is no such axis."""
+    def _places(self, call: Call, result: Tensor, val: Any) -> Tensor | None:
+        """Owners by their place of a result that mixes samples: as in an operand of the same shape, else along the axis
+        that stands for the batch; None where there is none."""
         owned = [operand for operand in call.operands if operand.owned]
         for operand in owned:
             if operand.owner.shape == result.shape:
                 return operand.owner
-        axis = next((a for a, size in enumerate(val.shape) if isinstance(size, torch.SymInt)), None) if (
-            val is not None
-        ) else None  # fmt: skip
+        patterns = [found[1] for operand in owned if (found := pattern(operand.owner)) is not None]
+        axis = self._batch_axis(call, result, val)
         if axis is None:
             return None
         size = result.shape[axis]
-        along = next(
-            (found[1] for operand in owned if (found := pattern(operand.owner)) and len(found[1]) == size),
-            None,
-        )
+        along = next((found for found in patterns if len(found) == size), None)
         if along is None:
             along = torch.arange(size, device=result.device) % self.samples + 1.0
         return along.view(-1, *[1] * (result.dim() - axis - 1)).expand(result.shape)
+
+    def _batch_axis(self, call: Call, result: Tensor, val: Any) -> int | None:
+        """The first axis of a result that grows with the batch; where the graph serves one batch only, the first axis
+        of what is no reduction, if it is as long as the first operand's."""
+        if self.grows:
+            sizes = val.shape if isinstance(val, Tensor) else ()
+            return next((a for a, size in enumerate(sizes) if isinstance(size, torch.SymInt)), None)
+        first = next(operand for operand in call.operands if operand.owned)
+        found = pattern(first.owner)
+        same = found is not None and found[0] == 0 and result.dim() > 0 and len(found[1]) == len(result)
+        return 0 if same and call.name not in REDUCTIONS else None
 
     def _common(
         self,
@@ -299,21 +255,6 @@ class Walk:
             target_factor=factor,
         )
 
-    def _treats_alike(self, seen: Seen, size: float = 0.0) -> bool:
-        """Whether the value with the samples in the other order is the value, in that order, up to the rounding of
-        values of its own size, or of `size`."""
-        value, other = (_numbers(part) for part in (seen.value, seen.reordered))
-        owner, size = seen.owner.reshape(-1), max(size, _size(value))
-        if value.shape != other.shape or not _close(value[owner == 0], other[owner == 0], size):
-            return False
-        if not seen.owned:
-            return True
-        counts = torch.bincount(owner.long(), minlength=self.samples + 1)[1:]
-        if int(counts.min()) != int(counts.max()):
-            return False
-        columns = torch.argsort(owner, stable=True)[int((owner == 0).sum()) :].view(self.samples, -1)
-        return _close(value[columns][self.order.to(columns.device)], other[columns], size)
-
 
 def _values(tree: Any, part: str) -> Any:
     return pytree.tree_map_only(Seen, lambda seen: getattr(seen, part), tree)
@@ -329,34 +270,3 @@ def _ordered(call: Call, samples: int) -> bool:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _numbers(value: Tensor) -> Tensor:
-    return value.reshape(-1) if value.is_complex() else value.reshape(-1).double()
-
-
-def _close(a: Tensor, b: Tensor, size: float) -> bool:
-    return torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * size, equal_nan=True)
-
-
-def _size(value: Tensor) -> float:
-    """The largest finite entry."""
-    sizes = value.abs().double() if value.dtype != torch.bool else value.double()
-    return float(torch.nan_to_num(sizes, posinf=0.0).max()) if value.numel() else 0.0
-
-
-def runnable(op: Any) -> Any:
-    """The operation; for a view, which asks how its operand lies in memory, one that makes a copy if need be."""
-    return aten.reshape.default if op in (aten.view.default, aten._unsafe_view.default) else op
-
-
-def evaluate(op: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """The operation in float64, whatever precision the graph asks for, without a trace in the model."""
-    if op is OVERLOAD and args[TRAINING]:  # it would update the running statistics
-        args = (*args[:3], None, None, *args[TRAINING:])
-    wide = {torch.float32, torch.float16, torch.bfloat16}
-    args, kwargs = pytree.tree_map_only(
-        torch.dtype, lambda dtype: torch.float64 if dtype in wide else dtype, (args, kwargs)
-    )
-    with torch.no_grad():
-        return op(*args, **kwargs)
