@@ -15,10 +15,13 @@ if TYPE_CHECKING:
         per_component_gradients,
         per_sample_gradients,
     )
+    from .structure import StructureReport, analyze
     from .verification import verify
 
 __version__ = "0.1.0"
 __all__ = [
+    "StructureReport",
+    "analyze",
     "dense_block",
     "export_onnx",
     "export_pt2",
@@ -48,6 +51,8 @@ _HOME = {
     "ggn_spectrum": "gauss_newton",
     "per_component_gradients": "gauss_newton",
     "per_sample_gradients": "gauss_newton",
+    "analyze": "structure",
+    "StructureReport": "structure",
 }
 _SUBPACKAGES = ("formulas", "models", "runtime")
 
