@@ -35,7 +35,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "report":         ("files errors",                                         "numpy matplotlib jinja2"),
     "models":         ("errors",                                               "torch numpy sklearn"),
     "compiler":       ("capture sources options rules losses emit passes errors version", "torch"),
-    "gauss_newton":   ("compiler capture sources options rules losses emit passes errors", "torch"),
+    "gauss_newton":   ("structure compiler capture sources options rules losses emit passes errors", "torch"),
     "structure":      ("capture sources options rules losses passes report errors", "torch"),
     "verification":   ("sources emit runtime losses errors",                   "torch numpy onnx"),
     "inspection":     ("compiler capture rules losses passes emit runtime errors", "torch"),
@@ -48,7 +48,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "cli __main__":   ("commands demo inspection structure verification model_source compiler runtime report console "
                        "files errors version",
                                                                                "click"),
-    "version":        ("formulas models runtime compiler gauss_newton structure verification", ""),  # the package itself
+    "version":        ("formulas models runtime compiler gauss_newton structure verification", ""),  # the package
 }  # fmt: skip
 
 PUBLIC_IN_EFFECT = ("torch._ops.OpOverload", "torch._decomp.get_decompositions", "torch._weight_norm")

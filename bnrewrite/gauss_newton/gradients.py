@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..losses import Loss
 from ..sources import Model
+from ..structure import analyze
 from .pullback import Parts, Pullback, batch_options
 
 
@@ -63,26 +64,17 @@ def per_sample_gradients(
 ) -> Parts:
     """The gradient that each sample causes, with its share of the loss's reduction: {name: (N, *shape)}.
 
-    They exist where the model keeps samples apart. Raises `InputError` where it does not, which names the modules that
-    mix them. Parameters as for `per_component_gradients`.
+    They exist where model and loss keep samples apart (`bnrewrite.analyze`). Raises `InputError` where they do not,
+    which names what mixes them. Parameters as for `per_component_gradients`.
     """
-    pullback = Pullback(model, data, batch_options(loss, bn, wrt, random))
-    mixing = mixing_modules(pullback)
-    if mixing:
-        named = ", ".join(f"'{name}'" for name in mixing[:3]) + (
-            f" and {len(mixing) - 3} more" if mixing[3:] else ""
-        )
+    quantity = analyze(model, data, loss=loss, bn=bn, random=random).quantities["per_sample_gradients"]
+    if not quantity.exists:
         raise InputError(
-            f"per-sample gradients do not exist: {named} mix the samples of a batch, so no part of the loss depends on "
-            "one sample alone. per_component_gradients gives the gradient of each row of the output, which sum to the "
-            "gradient; bn='running' keeps samples apart."
+            f"per-sample gradients do not exist. {quantity.why} per_component_gradients gives the gradient of each row "
+            "of the output, which sum to the gradient; with bn='running' BatchNorm keeps samples apart; "
+            "bnrewrite.analyze says more."
         )
-    return _components(pullback, block)
-
-
-def mixing_modules(pullback: Pullback) -> list[str]:
-    """Paths of the modules that mix the samples of a batch."""
-    return [site["module"] for site in pullback.sites if site["statistics"] == "batch"]
+    return per_component_gradients(model, data, loss=loss, bn=bn, wrt=wrt, random=random, block=block)
 
 
 def _components(pullback: Pullback, block: int | None) -> Parts:
