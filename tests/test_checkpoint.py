@@ -45,6 +45,7 @@ TASKS: dict[str, Callable[[runtime.Curvature], Any]] = {
     "hutch++": lambda c: c.trace(method="hutch++", tol=None, samples=60).value,
     "hutchinson diagonal": lambda c: c.diagonal(method="hutchinson", tol=None, samples=20).standard_error,
     "xdiag": lambda c: c.diagonal(method="xdiag", tol=None, samples=40).standard_error,
+    "low rank": lambda c: c.low_rank(matrix="hessian", samples=60).values,
     "density": lambda c: c.spectral_density(steps=8, probes=4).density,
     "layers": lambda c: list(c.layer_traces(samples=20).standard_errors.values()),
     "solve": lambda c: c.solve(c.grad(), damping=2.0, tol=1e-11)[1].x,

@@ -223,8 +223,8 @@ class Curvature:
     def low_rank(self, *, matrix: Matrix = "ggn", samples: int = 1000, seed: int = 0) -> low_rank.LowRank:
         """All of G: every eigenvalue that is not zero and its eigenvector, from few more products than there are.
 
-        The rank of G is at most the number of outputs, N C over all the data. Probes are doubled until others confirm
-        that nothing is missing, or until `samples` products are made: `converged` says which.
+        The rank of G is at most the number of outputs, N C over all the data. Probes join until others confirm that
+        nothing is missing, or until `samples` products are made: `converged` says which.
         """
         steps = Steps(self.operator(matrix), f"low rank {matrix} seed {seed}", self.monitor)
         return low_rank.low_rank(steps, samples=samples, seed=seed, eps=self._rounding)

@@ -5,7 +5,7 @@ With random probes Omega (n, m), m above the rank, and images Y = A Omega
     A = Y (Omega^T Y)^+ Y^T                                    (the Nystroem approximation, which is exact here)
 
 The Gauss-Newton matrix of few samples is such a matrix: its rank is at most the number of outputs, N C. How many probes
-it takes need not be known: they are doubled until A itself, on probes of its own, confirms what was found.
+it takes need not be known: more join until A itself, on probes of its own, confirms what was found.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from .probes import rademacher
 
 Array = NDArray[np.float64]
 
-FIRST, CHECKS = 16, 4
-"""Probes to begin with, and probes that only check."""
+FIRST, CHECKS = 8, 4
+"""Probes to begin with and the fewest that join them at a time, and probes that only check."""
+_ROUNDINGS = 1e5
+"""A residual of so many rounding errors of a product (at most the root of one) is nothing but rounding: random matrices
+with eigenvalues over eight orders of magnitude leave about a hundred."""
 _MEMORY = 1 << 28
 """Numbers that probes, images and vectors may take together (two gigabytes)."""
 
@@ -44,6 +47,10 @@ class LowRank:
     converged: bool
     complete: bool = True
 
+    def __str__(self) -> str:
+        state = "" if self.complete else ", stopped early"
+        return f"rank {len(self.values)}, residual {self.residual:.1e} ({self.products} products{state})"
+
     def diagonal(self) -> Array:
         """The diagonal (n,) of what was found."""
         return (self.vectors**2) @ self.values
@@ -60,7 +67,8 @@ def low_rank(steps: Steps, *, samples: int, seed: int, eps: float) -> LowRank:
     probes, images = np.zeros((n, 0)), np.zeros((n, 0))
     found: LowRank | None = None
     while found is None or not found.converged:
-        size = min(2 * probes.shape[1] or FIRST, n, samples - CHECKS)
+        size = probes.shape[1] + max(FIRST, probes.shape[1] // 4)
+        size = min(size, n, samples - CHECKS)
         if size + CHECKS <= probes.shape[1]:
             return found  # type: ignore[return-value]
         count = size + CHECKS - probes.shape[1]
@@ -82,7 +90,14 @@ def low_rank(steps: Steps, *, samples: int, seed: int, eps: float) -> LowRank:
         whole = float(np.linalg.norm(images[:, size:]))
         residual = float(np.linalg.norm(rest)) / whole if whole > 0 else 0.0
         diagonal = np.mean(probes[:, size:] * rest, axis=1)
-        found = LowRank(values, vectors, residual, diagonal, steps.products, bool(residual <= eps**0.5))
+        found = LowRank(
+            values,
+            vectors,
+            residual,
+            diagonal,
+            steps.products,
+            bool(residual <= min(_ROUNDINGS * eps, eps**0.5)),
+        )
         steps.monitor.tell(
             "low rank", probes.shape[1], samples, f"rank {len(values)}, residual {residual:.1e}"
         )
