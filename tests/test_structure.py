@@ -159,11 +159,14 @@ def test_where_the_batch_lies() -> None:
 
 def test_fixed_batch() -> None:
     """Where the graph serves one batch size only, that one is walked over; here it has more samples than planes."""
-    model = nn.Sequential(Of(fixed_batch), nn.BatchNorm1d(C))
+    model = nn.Sequential(Of(lambda x: fixed_batch(x).T.softmax(1).T), nn.BatchNorm1d(C))
     with pytest.warns(UserWarning, match="serves batch size 12 only"):
         report = analyze(model, (torch.randn(12, D), torch.arange(12) % C))
     assert report.samples == 12 and report.loss_structure == "simd+reduction"
-    assert [(entry.module, entry.how) for entry in report.mixing] == [("1", "batch statistics")]
+    assert [(entry.module, entry.how) for entry in report.mixing] == [
+        ("0", "samples"),
+        ("1", "batch statistics"),
+    ]
     with pytest.warns(UserWarning, match="serves batch size 12 only"):
         report = analyze(model, (torch.randn(12, D), torch.arange(12) % C), loss=contrastive)
     assert report.loss_structure == "reduction"
