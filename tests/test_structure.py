@@ -38,6 +38,7 @@ from bnrewrite.errors import InputError
 from bnrewrite.models import example_for, lenet5
 from bnrewrite.passes.graph import CapturedGraph
 from bnrewrite.report.structures import MOST, figure, parts_of
+from bnrewrite.structure.analysis import SAMPLES
 from bnrewrite.structure.running import evaluate, runnable
 
 aten = torch.ops.aten
@@ -172,6 +173,23 @@ def test_fixed_batch() -> None:
     assert report.loss_structure == "reduction"
     assert [entry.operation for entry in report.mixing if entry.in_loss] == ["mm"]
     assert {node.decided for node in report.nodes} == {"rule"}
+
+
+class WithTable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(D, C)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return self.layer(x) + table.sum(0)
+
+
+def test_input_without_a_batch_is_no_sample() -> None:
+    """Also where it has as many rows as the walk has samples."""
+    assert analyze(WithTable(), ((torch.randn(6, D), torch.randn(SAMPLES, C)), Y)).model_simd
+    sequences_first = Of(lambda x: x.mean(0))
+    with pytest.warns(UserWarning, match="serves batch size 6 only"):
+        assert analyze(sequences_first, (torch.randn(7, 6, D), Y)).model_simd
 
 
 def test_bn_argument_overrides_the_mode() -> None:

@@ -134,7 +134,6 @@ def _loss_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
 
 def _inputs(captured: CapturedGraph, example: Example, samples: int, order: Tensor) -> dict[fx.Node, Seen]:
     """What is known of every placeholder at the start."""
-    resized = example.resized(samples) if captured.meta["dynamic_batch"] else example
     placeholders = [node for node in captured.graph.nodes if node.op == "placeholder"]
     found = {}
     for number, (node, entry) in enumerate(zip(placeholders, captured.inputs, strict=True)):
@@ -144,15 +143,13 @@ def _inputs(captured: CapturedGraph, example: Example, samples: int, order: Tens
             owner = torch.zeros(value.shape, device=value.device)
             found[node] = Seen(value, value, owner, certain=entry.kind != "parameter")
         else:
-            found[node] = _of_caller(entry, resized, samples, order, number)
+            found[node] = _of_caller(entry, example, samples, order, number)
     return found
 
 
 def _of_caller(entry: Input, example: Example, samples: int, order: Tensor, seed: int) -> Seen:
-    value = example.input if entry.kind == "input" else example.target
-    for key in entry.path:
-        value = value[key]
-    axis = _batch_axis(value, samples)
+    axis = _batch_axis(_at(example, entry), example.batch)
+    value = _at(example if samples == example.batch else example.resized(samples), entry)
     value = _distinct(_wide(value.detach()), seed)
     owner = torch.zeros(value.shape, device=value.device)
     reordered = value
@@ -164,9 +161,16 @@ def _of_caller(entry: Input, example: Example, samples: int, order: Tensor, seed
     return Seen(value, reordered, owner, from_target=entry.kind == "target")
 
 
-def _batch_axis(value: Tensor, samples: int) -> int | None:
-    """The first axis where it has the batch's size; else the only one that has."""
-    fitting = [axis for axis, size in enumerate(value.shape) if size == samples]
+def _at(example: Example, entry: Input) -> Tensor:
+    value = example.input if entry.kind == "input" else example.target
+    for key in entry.path:
+        value = value[key]
+    return value
+
+
+def _batch_axis(value: Tensor, batch: int | None) -> int | None:
+    """The first axis where it has the batch's size; else the only one that has (such a graph serves no other size)."""
+    fitting = [axis for axis, size in enumerate(value.shape) if size == batch]
     return fitting[0] if fitting[:1] == [0] or len(fitting) == 1 else None
 
 
