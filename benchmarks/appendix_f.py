@@ -4,15 +4,11 @@
                                     [--plot appendix_f.png] [--json appendix_f.json]
 
 The measurement of Fischer, "Hessian backpropagation for BatchNorm", appendix F: uniform x of shape (2, D), D = 1 to 10,
-and 20, 50, 100 beyond; gamma = 1. The result is the whole tensor d^2 z_ij / dx_kl dx_mn, with (N D)^3 entries:
-
-    [l = j][n = j] gamma_j s_j^2 / N  ( 3/N X_i X_k X_m - (d_ik - 1/N) X_m - (d_im - 1/N) X_k - (d_km - 1/N) X_i )
-
-with X = x_hat of channel j, s = (var + eps)^(-1/2), d the Kronecker delta (equation of section 3 there). All else is
-zero, so that there is also a form of N^3 D entries which keeps no zeros. With N = 2 and eps = 0 every x_hat is 1 or -1
-and the whole tensor is zero; eps is 1e-5 here, and `--samples 8` gives a case whose entries are all of one size. What
-automatic differentiation gives is compared with the closed form before it is timed. A method is given up at the D where
-one call passes `--limit`.
+and 20, 50, 100 beyond; gamma = 1. The result is the whole tensor d^2 z_ij / dx_kl dx_mn, with (N D)^3 entries, by
+`bnrewrite.formulas`. It is zero between different columns, so that there is also a form of N^3 D entries which keeps no
+zeros. With N = 2 and eps = 0 every x_hat is 1 or -1 and the whole tensor is zero; eps is 1e-5 here, and `--samples 8`
+gives a case whose entries are all of one size. What automatic differentiation gives is compared with the closed form
+before it is timed. A method is given up at the D where one call passes `--limit`.
 """
 
 from __future__ import annotations
@@ -33,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from bnrewrite import formulas
 from bnrewrite.files import check_writable, written_whole
 from bnrewrite.report.canvas import COLOURS, LINES, MARKERS, Panel, check_path, compose, save
 
@@ -45,26 +42,18 @@ BAR = 1e-8
 Array = NDArray[np.float64]
 
 
+def _at(x: Array) -> tuple[Array, Array, Array, float]:
+    return x, np.ones(x.shape[1]), np.zeros(x.shape[1]), EPS
+
+
 def blocks(x: Array) -> Array:
     """The entries of the module Hessian that are not zero: (N, N, N, D) by i, k, m and channel, for x (N, D)."""
-    count = len(x)
-    s = 1 / np.sqrt(x.var(axis=0) + EPS)
-    x_hat = (x - x.mean(axis=0)) * s
-    centred = np.eye(count) - 1 / count
-    cubic = np.einsum("ij,kj,mj->ikmj", x_hat, x_hat, x_hat)
-    mixed = np.einsum("ik,mj->ikmj", centred, x_hat)
-    mixed = mixed + mixed.transpose(0, 2, 1, 3) + mixed.transpose(2, 1, 0, 3)
-    return (s**2 / count) * (3 / count * cubic - mixed)
+    return formulas.hessian_blocks(*_at(x))
 
 
 def closed_form(x: Array) -> Array:
     """The whole tensor (N, D, N, D, N, D) by i, j, k, l, m, n."""
-    count, width = x.shape
-    dense = np.zeros((count, width) * 3)
-    channel = np.arange(width)
-    # Three index arrays apart from each other: their common axis comes first.
-    dense[:, channel, :, channel, :, channel] = blocks(x).transpose(3, 0, 1, 2)
-    return dense
+    return formulas.hessian(*_at(x))
 
 
 def _batch_norm(x: Tensor) -> Tensor:

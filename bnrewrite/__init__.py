@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import models, runtime
+    from . import formulas, models, runtime
     from .compiler import export_onnx, export_pt2, export_torchscript, linearize, transform
     from .verification import verify
 
@@ -15,6 +15,7 @@ __all__ = [
     "export_onnx",
     "export_pt2",
     "export_torchscript",
+    "formulas",
     "linearize",
     "models",
     "runtime",
@@ -22,7 +23,7 @@ __all__ = [
     "verify",
 ]
 
-# Public names are loaded at first use: `bnrewrite.runtime` must work where there is no torch.
+# Public names are loaded at first use: `bnrewrite.runtime` and `bnrewrite.formulas` must work where there is no torch.
 _HOME = {
     "transform": "compiler",
     "linearize": "compiler",
@@ -31,7 +32,7 @@ _HOME = {
     "export_torchscript": "compiler",
     "verify": "verification",
 }
-_SUBPACKAGES = ("models", "runtime")
+_SUBPACKAGES = ("formulas", "models", "runtime")
 
 
 def __getattr__(name: str) -> Any:

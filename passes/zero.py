@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # the closed forms of `bnrewrite.formulas` add NumPy arrays where there is no torch
+    from torch import Tensor
 
-MaybeZero = Tensor | None
+MaybeZero: TypeAlias = "Tensor | None"
 
 
 def add(*terms: MaybeZero) -> MaybeZero:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import bnrewrite
 from bnrewrite.errors import InputError
+from bnrewrite.formulas import phases
 from bnrewrite.rules import batch_norm as bn
 
 EXACT = 1e-12  # closed form against autograd on well-scaled data: a few hundred roundings
@@ -43,11 +44,11 @@ def test_formulas_against_autograd(shape: tuple[int, ...]) -> None:
     )
 
     count = x.numel() // shape[1]
-    x_hat, s = bn.standardize(x, 1e-3, axes)
+    x_hat, s = phases.standardize(x, 1e-3, axes)
     k = gamma * s
-    tangent = bn.tangent(x_hat, s, k, x_dot, gamma_dot, beta_dot, axes, count)
-    adjoint = bn.adjoint(x_hat, k, y_bar, axes, count)
-    x_bar_dot, q_dot, p_dot = bn.adjoint_tangent(
+    tangent = phases.tangent(x_hat, s, k, x_dot, gamma_dot, beta_dot, axes, count)
+    adjoint = phases.adjoint(x_hat, k, y_bar, axes, count)
+    x_bar_dot, q_dot, p_dot = phases.adjoint_tangent(
         x_hat,
         s,
         k,

@@ -26,7 +26,7 @@ from bnrewrite.runtime import eigen
 
 README = ROOT / "README.md"
 DERIVATION = ROOT / "docs" / "derivation.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def run_derivation(mutant: tuple[Block, ast.Module] | None = None) -> None:

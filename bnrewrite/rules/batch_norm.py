@@ -1,147 +1,22 @@
-r"""BatchNorm: value, tangent, adjoint and tangent of the adjoint in closed form.
+"""BatchNorm as a rule: with batch statistics the closed form of `bnrewrite.formulas.phases`.
 
-Per channel, `sum` and `mean` over its M elements (all axes but the channel axis), derivation in docs/derivation.md:
+With running statistics mu and s are constants:
 
-    mu = mean(x)     var = mean((x - mu)^2)     s = (var + eps)^(-1/2)     x_hat = (x - mu) s     k = gamma s
-    y  = gamma x_hat + beta
-
-    m = mean(x_dot)      a = mean(x_hat x_dot)      k_dot = s (gamma_dot - a k)
-    y_dot = k x_dot + (gamma_dot - k a) x_hat + (beta_dot - k m)
-
-    p = sum(y_bar)       q = sum(x_hat y_bar)
-    x_bar = k y_bar - (k q / M) x_hat - k p / M         gamma_bar = q         beta_bar = p
-
-    p_dot = sum(y_bar_dot)
-    q_dot = sum(x_hat y_bar_dot) + s (sum(x_dot y_bar) - m p - a q)
-    x_bar_dot = k y_bar_dot + k_dot y_bar - (k s q / M) x_dot
-              + ((k s a q - k_dot q - k q_dot) / M) x_hat + (k s m q - k_dot p - k p_dot) / M
-
-With running statistics mu and s are constants: the same lines without m, a, k_dot's second term and the sums of x_bar.
-
-The functions below take broadcastable tensors (per-channel letters have size 1 on the reduced axes) and `None` for
-structural zeros. LayerNorm and its relatives use them with another set of axes.
-
-Source: S. Ioffe and C. Szegedy, arXiv:1502.03167 (forward, first order); P. Fischer, "Hessian backpropagation for
-BatchNorm" (module Hessian and residual, input only); the gamma and beta cross terms are derived here.
+    y_dot = k x_dot + gamma_dot x_hat + beta_dot          x_bar = k y_bar          k_dot = gamma_dot s
+    x_bar_dot = k y_bar_dot + k_dot y_bar                 q_dot = sum(x_hat y_bar_dot + s x_dot y_bar)
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from ..formulas.phases import Adjoint, Tangent, adjoint, adjoint_tangent, standardize, tangent, total
 from ..passes.rule import Context, Needs, PerArgument, Rule, RuleTable, is_zero
-from ..passes.zero import MaybeZero, add, mul, sub
-
-Axes = list[int]
-
-
-def _sum(x: MaybeZero, axes: Axes) -> MaybeZero:
-    return None if x is None else x.sum(axes, keepdim=True)
-
-
-def _scale(x: MaybeZero, factor: Any) -> MaybeZero:
-    return None if x is None else x * factor
-
-
-def _over(x: MaybeZero, count: Any) -> MaybeZero:
-    return None if x is None else x / count
-
-
-def standardize(x: Tensor, eps: float, axes: Axes) -> tuple[Tensor, Tensor]:
-    """x_hat and s of `x` over `axes`."""
-    x_centred = x - x.mean(axes, keepdim=True)
-    s = ((x_centred * x_centred).mean(axes, keepdim=True) + eps).rsqrt()
-    return x_centred * s, s
-
-
-class Tangent(NamedTuple):
-    """y_dot and the per-channel letters that the second-order step uses again."""
-
-    y_dot: MaybeZero
-    m: MaybeZero
-    a: MaybeZero
-    k_dot: MaybeZero
-
-
-def tangent(
-    x_hat: Tensor,
-    s: Tensor,
-    k: Tensor,
-    x_dot: MaybeZero,
-    gamma_dot: MaybeZero,
-    beta_dot: MaybeZero,
-    axes: Axes,
-    count: Any,
-) -> Tangent:
-    """Tangent with batch statistics along (x_dot, gamma_dot, beta_dot); `count` is M."""
-    m = a = None
-    if x_dot is not None:
-        m = x_dot.sum(axes, keepdim=True) / count
-        a = (x_hat * x_dot).sum(axes, keepdim=True) / count
-    k_dot = sub(mul(s, gamma_dot), mul(s, k, a))
-    x_hat_coefficient = sub(gamma_dot, mul(k, a))
-    offset = sub(beta_dot, mul(k, m))
-    y_dot = add(mul(k, x_dot), mul(x_hat_coefficient, x_hat), offset)
-    return Tangent(y_dot, m, a, k_dot)
-
-
-class Adjoint(NamedTuple):
-    """x_bar (`None` where it was not asked for), and q = gamma_bar, p = beta_bar, both per channel."""
-
-    x_bar: MaybeZero
-    q: Tensor
-    p: Tensor
-
-
-def adjoint(x_hat: Tensor, k: Tensor, y_bar: Tensor, axes: Axes, count: Any, need_x: bool = True) -> Adjoint:
-    """Adjoint with batch statistics; `count` is M."""
-    p = y_bar.sum(axes, keepdim=True)
-    q = (x_hat * y_bar).sum(axes, keepdim=True)
-    if not need_x:
-        return Adjoint(None, q, p)
-    x_bar = k * y_bar - (k * q / count) * x_hat - k * p / count
-    return Adjoint(x_bar, q, p)
-
-
-def adjoint_tangent(
-    x_hat: Tensor,
-    s: Tensor,
-    k: Tensor,
-    x_dot: MaybeZero,
-    m: MaybeZero,
-    a: MaybeZero,
-    k_dot: MaybeZero,
-    y_bar: MaybeZero,
-    q: MaybeZero,
-    p: MaybeZero,
-    y_bar_dot: MaybeZero,
-    axes: Axes,
-    count: Any,
-    need_x: bool = True,
-) -> tuple[MaybeZero, MaybeZero, MaybeZero]:
-    """(x_bar_dot, q_dot = gamma_bar_dot, p_dot = beta_bar_dot) with batch statistics."""
-    p_dot = _sum(y_bar_dot, axes)
-    q_dot = _sum(mul(x_hat, y_bar_dot), axes)
-    ksq = None
-    if x_dot is not None and y_bar is not None:
-        assert m is not None and a is not None and p is not None and q is not None
-        q_dot = add(q_dot, s * ((x_dot * y_bar).sum(axes, keepdim=True) - m * p - a * q))
-        ksq = k * s * q
-    if not need_x:
-        return None, q_dot, p_dot
-    x_hat_coefficient = sub(add(mul(k_dot, q), mul(k, q_dot)), mul(ksq, a))
-    offset = sub(add(mul(k_dot, p), mul(k, p_dot)), mul(ksq, m))
-    x_bar_dot = sub(
-        add(mul(k, y_bar_dot), mul(k_dot, y_bar)),
-        mul(_over(ksq, count), x_dot),
-        mul(_over(x_hat_coefficient, count), x_hat),
-        _over(offset, count),
-    )
-    return x_bar_dot, q_dot, p_dot
+from ..passes.zero import MaybeZero, add, mul
 
 
 def working_type(x: Tensor) -> torch.dtype:
@@ -254,8 +129,8 @@ class BatchNorm(Rule):
             )  # fmt: skip
         else:
             x_bar_dot = add(mul(ctx.k, y_bar_dot), mul(dot.k_dot, y_bar)) if needs[0] else None
-            q_dot = _sum(add(mul(ctx.x_hat, y_bar_dot), mul(ctx.s, x_dot, y_bar)), ctx.axes)
-            p_dot = _sum(y_bar_dot, ctx.axes)
+            q_dot = total(add(mul(ctx.x_hat, y_bar_dot), mul(ctx.s, x_dot, y_bar)), ctx.axes)
+            p_dot = total(y_bar_dot, ctx.axes)
         return self._bars(ctx, x_bar_dot, q_dot, p_dot, needs)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..formulas import phases
 from ..passes.zero import MaybeZero, add
-from . import batch_norm
 
 
 def _size(x: Tensor, axes: list[int]) -> Any:
@@ -29,15 +29,15 @@ class Centred:
 
     @staticmethod
     def standardize(x: Tensor, eps: float, axes: list[int]) -> tuple[Tensor, Tensor]:
-        return batch_norm.standardize(x, eps, axes)
+        return phases.standardize(x, eps, axes)
 
     @staticmethod
     def tangent(z: Tensor, s: Tensor, x_dot: Tensor, axes: list[int]) -> MaybeZero:
-        return batch_norm.tangent(z, s, s, x_dot, None, None, axes, _size(z, axes)).y_dot
+        return phases.tangent(z, s, s, x_dot, None, None, axes, _size(z, axes)).y_dot
 
     @staticmethod
     def adjoint(z: Tensor, s: Tensor, z_bar: Tensor, axes: list[int], M: Any) -> MaybeZero:
-        return batch_norm.adjoint(z, s, z_bar, axes, M).x_bar
+        return phases.adjoint(z, s, z_bar, axes, M).x_bar
 
     @staticmethod
     def adjoint_tangent(
@@ -51,10 +51,10 @@ class Centred:
     ) -> MaybeZero:
         m = a = k_dot = q = p = None
         if x_dot is not None:
-            _, m, a, k_dot = batch_norm.tangent(z, s, s, x_dot, None, None, axes, M)
+            _, m, a, k_dot = phases.tangent(z, s, s, x_dot, None, None, axes, M)
         if z_bar is not None:
-            _, q, p = batch_norm.adjoint(z, s, z_bar, axes, M, need_x=False)
-        return batch_norm.adjoint_tangent(z, s, s, x_dot, m, a, k_dot, z_bar, q, p, z_bar_dot, axes, M)[0]
+            _, q, p = phases.adjoint(z, s, z_bar, axes, M, need_x=False)
+        return phases.adjoint_tangent(z, s, s, x_dot, m, a, k_dot, z_bar, q, p, z_bar_dot, axes, M)[0]
 
 
 class Uncentred:
