@@ -1,0 +1,144 @@
+"""H v, G v and R v of a network's loss at a point, and how large R is beside H.
+
+H = G + R (seed 004): G, the "linearization effect", is the Gauss-Newton matrix; R, the "curvature effect", is what the
+network itself curves. All three come from `bnrewrite.linearize`; R is no difference, so nothing cancels in it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+import bnrewrite
+
+from .networks import Data
+
+PRODUCTS = ("hvp", "ggn", "residual")
+SYMBOLS = ("H", "G", "R")
+STATISTICS = {"none": None, "fixed": "running", "batch": "batch"}
+
+
+class Curvature:
+    """The compiled graphs of one network; `model` may get other weights between two calls of `at`."""
+
+    def __init__(self, model: nn.Module, example: Data, norm: str, block: int) -> None:
+        self.model, self.block = model, block
+        bn: Any = STATISTICS[norm]
+        self.primal, self.apply = bnrewrite.linearize(model, example, products=PRODUCTS, bn=bn, vectors=block)
+
+    def at(self, x: Tensor, y: Tensor) -> Point:
+        """The point that the model's weights are, with the loss of a batch."""
+        loss, gradient, residuals = self.primal(x, y)
+        return Point(self.apply, self.block, float(loss), gradient, residuals)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Loss and gradient at the weights, and what the products take from there."""
+
+    apply: fx.GraphModule
+    block: int
+    loss: float
+    parts: dict[str, Tensor]
+    residuals: Any
+
+    @property
+    def gradient(self) -> Tensor:
+        """Flat, in the order of the parameters."""
+        return flat(self.parts, 0)
+
+    def products(self, v: Tensor) -> dict[str, Tensor]:
+        """`v` (k, n) times H, G and R, each (k, n), a block at a time, the last one filled up with zeros."""
+        sizes = [part.numel() for part in self.parts.values()]
+        found: dict[str, list[Tensor]] = {symbol: [] for symbol in SYMBOLS}
+        for rows in v.split(self.block):
+            padded = torch.zeros(self.block, v.shape[1], dtype=v.dtype)
+            padded[: len(rows)] = rows
+            pieces = padded.split(sizes, dim=1)
+            directions = {
+                name: piece.reshape(self.block, *part.shape)
+                for (name, part), piece in zip(self.parts.items(), pieces, strict=True)
+            }
+            for symbol, product in zip(SYMBOLS, self.apply(self.residuals, directions), strict=True):
+                found[symbol].append(flat(product, 1)[: len(rows)])
+        return {symbol: torch.cat(rows) for symbol, rows in found.items()}
+
+    def span(self, layer: str) -> Tensor:
+        """Which entries of a flat vector are of the module `layer`: (n,) of bool."""
+        owners = [
+            torch.full((part.numel(),), name.rpartition(".")[0] == layer) for name, part in self.parts.items()
+        ]
+        return torch.cat(owners)
+
+
+def flat(parts: dict[str, Tensor], axes: int) -> Tensor:
+    """All parts in one; the first `axes` axes are kept."""
+    return torch.cat([part.flatten(axes) for part in parts.values()], dim=axes)
+
+
+def along(v: Tensor, products: dict[str, Tensor]) -> dict[str, float]:
+    """v.Av / v.v for each product A v; v (n,)."""
+    return {symbol: float(v @ product / (v @ v)) for symbol, product in products.items()}
+
+
+def size(rows: Tensor) -> float:
+    """Root mean square of the norms of rows: of A v with standard normal v an estimate of the Frobenius norm of A."""
+    return math.sqrt(float(rows.double().square().sum()) / len(rows))
+
+
+def whole(point: Point, probes: Tensor) -> dict[str, Any]:
+    """R beside H over all parameters: along the gradient, and by random directions `probes` (k, n).
+
+    `gradient`: g.Ag / g.g for A = H, G, R, and `norms`, |A g| / |g|. `random`: estimates of the Frobenius norms, and
+    `forms`, root mean squares of v.Av. `sum`: |H v - G v - R v| / (|G v| + |R v|) over all directions.
+    """
+    g = point.gradient
+    products = point.products(torch.cat([g[None], probes]))
+    random = {symbol: rows[1:] for symbol, rows in products.items()}
+    rest = size(products["H"] - products["G"] - products["R"])
+    return {
+        "loss": point.loss,
+        "gradient": {
+            **along(g, {symbol: rows[0] for symbol, rows in products.items()}),
+            "norms": {symbol: float(rows[0].norm() / g.norm()) for symbol, rows in products.items()},
+        },
+        "random": {
+            **{symbol: size(rows) for symbol, rows in random.items()},
+            "forms": {symbol: size((probes * rows).sum(1)[:, None]) for symbol, rows in random.items()},
+        },
+        "sum": rest / (size(products["G"]) + size(products["R"])),
+    }
+
+
+def by_layer(point: Point, names: dict[str, str], generator: torch.Generator) -> dict[str, Any]:
+    """The same layer by layer, each one's weights and bias alone, with one random direction each.
+
+    `names`: the modules, with a title each.
+
+    `gradient`: g.Ag / g.g of each layer, for its own block of A and its own part g of the gradient: what the code of
+    seed 004 measures. `blocks`: |A_jk v_k| for rows j and columns k, v_k standard normal in layer k: their Frobenius
+    norms, by one direction each.
+    """
+    spans = [point.span(name) for name in names]
+    g = point.gradient
+    starts = torch.stack([torch.where(span, g, 0) for span in spans])
+    noise = torch.randn(g.shape, generator=generator, dtype=torch.float64).to(g.dtype)
+    probes = torch.stack([torch.where(span, noise, 0) for span in spans])
+    products = point.products(torch.cat([starts, probes]))
+    count = len(names)
+    return {
+        "names": list(names),
+        "titles": list(names.values()),
+        "entries": [int(span.sum()) for span in spans],
+        "gradient": [
+            along(v, {symbol: rows[i] for symbol, rows in products.items()}) for i, v in enumerate(starts)
+        ],
+        "blocks": {
+            symbol: [[float(rows[count + k][span].norm()) for k in range(count)] for span in spans]
+            for symbol, rows in products.items()
+        },
+    }
