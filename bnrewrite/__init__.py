@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import formulas, models, runtime
     from .compiler import export_onnx, export_pt2, export_torchscript, linearize, transform
+    from .structure import StructureReport, analyze
     from .verification import verify
 
 __version__ = "0.1.0"
 __all__ = [
+    "StructureReport",
+    "analyze",
     "export_onnx",
     "export_pt2",
     "export_torchscript",
@@ -31,6 +34,8 @@ _HOME = {
     "export_pt2": "compiler",
     "export_torchscript": "compiler",
     "verify": "verification",
+    "analyze": "structure",
+    "StructureReport": "structure",
 }
 _SUBPACKAGES = ("formulas", "models", "runtime")
 

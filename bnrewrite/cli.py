@@ -329,6 +329,12 @@ def verify(
 @commands.command()
 @click.argument("what", metavar="MODEL|FILE")
 @model_options
+@click.option(
+    "--structure",
+    is_flag=True,
+    help="Of a model: say what mixes samples, and which quantities exist therefore.",
+)
+@click.option("--plot", "plot_to", metavar="FILE.png|.svg", help="Draw that structure; implies --structure.")
 @json_option
 def inspect(
     what: str,
@@ -341,18 +347,29 @@ def inspect(
     random: str,
     dtype: str,
     seed: int,
+    structure: bool,
+    plot_to: str | None,
     json_to: str | None,
 ) -> int:
     """List the BatchNorm sites, operations and parameters of a model, or what is in an exported file."""
     _check_outputs(json_to)
+    if plot_to is not None:
+        from .report.canvas import check_path
+
+        check_path(plot_to)
+        structure = True
     with spinner("loading PyTorch") as say:
         from .inspection import inspect_file, inspect_model, inspect_torch_file, is_torch_file
         from .model_source import SUFFIXES, load_model, make_example
+        from .structure import analyze
 
-        if is_torch_file(what):
-            found = inspect_torch_file(what)
-        elif what.endswith(".onnx") or (Path(what).is_file() and not what.endswith(SUFFIXES)):
-            found = inspect_file(what)
+        exported = is_torch_file(what)
+        if exported or what.endswith(".onnx") or (Path(what).is_file() and not what.endswith(SUFFIXES)):
+            if structure:
+                raise click.UsageError(
+                    "--structure and --plot are for models: an exported file has no samples apart."
+                )
+            found = inspect_torch_file(what) if exported else inspect_file(what)
         else:
             source = load_model(what, weights=weights, classes=classes, dtype=dtype, seed=seed)
             example = make_example(
@@ -360,7 +377,16 @@ def inspect(
             )
             say(f"capturing {what}")
             with quiet():
-                found = inspect_model(source.model, example, loss=_loss(loss), bn=bn, random=random)
+                options: dict[str, Any] = {"loss": _loss(loss), "bn": bn, "random": random}
+                if structure:
+                    report = analyze(source.model, example, **options)
+                else:
+                    found = inspect_model(source.model, example, **options)
+    if structure:
+        if plot_to is not None:
+            report.draw(plot_to)
+        deliver(report.to_dict(), json_to, lambda: click.echo(str(report)))
+        return 0
     from .tables import show_file, show_model
 
     deliver(found, json_to, lambda: show_model(what, found) if found["kind"] == "model" else show_file(found))

@@ -181,6 +181,20 @@ def test_inspect_what_was_written_for_torch(call: Callable[..., Done], tmp_path:
     assert "8 parameters with 6,666 entries" in done.out
 
 
+def test_structure_of_a_model(call: Callable[..., Done], folder: Path, tmp_path: Path) -> None:
+    tiny, picture = f"{folder / 'factories.py'}:tiny", tmp_path / "tiny.svg"
+    done = call("inspect", tiny, "--input", 4, "--plot", picture)
+    assert (done.status, done.err) == (0, "imported\n")
+    assert (
+        "mixes samples in one place" in done.out and "BatchNorm1d" in done.out and "what exists" in done.out
+    )
+    assert picture.read_text().startswith("<?xml")
+    found = json.loads(
+        call("inspect", tiny, "--input", 4, "--structure", "--bn", "running", "--json", "-").out
+    )
+    assert found["kind"] == "structure" and found["model_simd"] is True and found["mixing"] == []
+
+
 def test_inspect_model(call: Callable[..., Done], folder: Path) -> None:
     done = call("inspect", f"{folder / 'factories.py'}:tiny", "--input", 4)
     assert done.status == 0
@@ -397,6 +411,8 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "corrupt file": ("verify @/text.onnx", "cannot be opened by onnxruntime"),
     "foreign file": ("verify @/foreign.onnx", "was not written by bnrewrite"),
     "foreign file to inspect": ("inspect @/foreign.onnx", "was not written by bnrewrite"),
+    "structure of a file": ("inspect @/tiny.onnx --structure", "--structure and --plot are for models"),
+    "structure as text": ("inspect MLP --plot structure.txt", "pictures are written as .png or .svg"),
     "weights without model": ("verify @/tiny.onnx --weights x", "give --model too"),
     "other model": ("verify @/tiny.onnx --model MLP", "does not fit the file: it has no parameter '0.weight'"),
     "no data": ("verify @/tiny.onnx --data @/none.npz", "there is no file"),

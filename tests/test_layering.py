@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "report":         ("files errors",                                         "numpy matplotlib jinja2"),
     "models":         ("errors",                                               "torch numpy sklearn"),
     "compiler":       ("capture sources options rules losses emit passes errors version", "torch"),
+    "structure":      ("capture sources options rules losses passes report errors", "torch"),
     "verification":   ("sources emit runtime losses errors",                   "torch numpy onnx"),
     "inspection":     ("compiler capture rules losses passes emit runtime errors", "torch"),
     "files":          ("errors",                                               ""),
@@ -43,10 +44,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "demo":           ("models compiler verification runtime report console files errors",
                                                                                "torch numpy"),
     "commands":       ("report runtime model_source console files errors",     "click numpy"),
-    "cli __main__":   ("commands demo inspection verification model_source compiler runtime console files errors "
-                       "version",
+    "cli __main__":   ("commands demo inspection structure verification model_source compiler runtime report console "
+                       "files errors version",
                                                                                "click"),
-    "version":        ("formulas models runtime compiler verification",        ""),  # the package's own __init__
+    "version":        ("formulas models runtime compiler structure verification", ""),  # the package's own __init__
 }  # fmt: skip
 
 PUBLIC_IN_EFFECT = ("torch._ops.OpOverload", "torch._decomp.get_decompositions", "torch._weight_norm")
