@@ -1,24 +1,25 @@
 """H v, G v and R v of a network's loss at a point, and how large R is beside H.
 
 H = G + R (seed 004): G, the "linearization effect", is the Gauss-Newton matrix; R, the "curvature effect", is what the
-network itself curves. All three come from `bnrewrite.linearize`; R is no difference, so nothing cancels in it.
+network itself curves. G v and R v come from `bnrewrite.linearize`, H v is their sum, and along the gradient it is
+compared with PyTorch's double backward. R is no difference, so nothing cancels in it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.functional import cross_entropy
 
 import bnrewrite
 
-from .networks import Data
+from .networks import BATCH_NORMS, Data
 
-PRODUCTS = ("hvp", "ggn", "residual")
-SYMBOLS = ("H", "G", "R")
 STATISTICS = {"none": None, "fixed": "running", "batch": "batch"}
 
 
@@ -26,14 +27,27 @@ class Curvature:
     """The compiled graphs of one network; `model` may get other weights between two calls of `at`."""
 
     def __init__(self, model: nn.Module, example: Data, norm: str, block: int) -> None:
-        self.model, self.block = model, block
+        self.model, self.norm, self.block = model, norm, block
         bn: Any = STATISTICS[norm]
-        self.primal, self.apply = bnrewrite.linearize(model, example, products=PRODUCTS, bn=bn, vectors=block)
+        self.primal, self.apply = bnrewrite.linearize(
+            model, example, products=("ggn", "residual"), bn=bn, vectors=block
+        )
 
     def at(self, x: Tensor, y: Tensor) -> Point:
         """The point that the model's weights are, with the loss of a batch."""
         loss, gradient, residuals = self.primal(x, y)
         return Point(self.apply, self.block, float(loss), gradient, residuals)
+
+    def double_backward(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """H v by PyTorch's own differentiation of the model as it is, flat like `v`."""
+        for module in self.model.modules():
+            module.training = self.norm == "batch" and isinstance(module, BATCH_NORMS)
+        parameters = list(self.model.parameters())
+        loss = cross_entropy(self.model(x), y)
+        gradient = torch.autograd.grad(loss, parameters, create_graph=True)
+        products = torch.autograd.grad(gradient, parameters, pieces(v, parameters), materialize_grads=True)
+        self.model.eval()
+        return torch.cat([h.flatten() for h in products])
 
 
 @dataclass(frozen=True)
@@ -53,19 +67,16 @@ class Point:
 
     def products(self, v: Tensor) -> dict[str, Tensor]:
         """`v` (k, n) times H, G and R, each (k, n), a block at a time, the last one filled up with zeros."""
-        sizes = [part.numel() for part in self.parts.values()]
-        found: dict[str, list[Tensor]] = {symbol: [] for symbol in SYMBOLS}
+        G: list[Tensor] = []
+        R: list[Tensor] = []
         for rows in v.split(self.block):
             padded = torch.zeros(self.block, v.shape[1], dtype=v.dtype)
             padded[: len(rows)] = rows
-            pieces = padded.split(sizes, dim=1)
-            directions = {
-                name: piece.reshape(self.block, *part.shape)
-                for (name, part), piece in zip(self.parts.items(), pieces, strict=True)
-            }
-            for symbol, product in zip(SYMBOLS, self.apply(self.residuals, directions), strict=True):
-                found[symbol].append(flat(product, 1)[: len(rows)])
-        return {symbol: torch.cat(rows) for symbol, rows in found.items()}
+            directions = dict(zip(self.parts, pieces(padded, list(self.parts.values())), strict=True))
+            for found, product in zip((G, R), self.apply(self.residuals, directions), strict=True):
+                found.append(flat(product, 1)[: len(rows)])
+        g, r = torch.cat(G), torch.cat(R)
+        return {"H": g + r, "G": g, "R": r}
 
     def span(self, layer: str) -> Tensor:
         """Which entries of a flat vector are of the module `layer`: (n,) of bool."""
@@ -73,6 +84,12 @@ class Point:
             torch.full((part.numel(),), name.rpartition(".")[0] == layer) for name, part in self.parts.items()
         ]
         return torch.cat(owners)
+
+
+def pieces(v: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """A flat vector (n,), or rows (k, n), in the shapes of `like`."""
+    split = v.split([part.numel() for part in like], dim=-1)
+    return [piece.reshape(*v.shape[:-1], *part.shape) for piece, part in zip(split, like, strict=True)]
 
 
 def flat(parts: dict[str, Tensor], axes: int) -> Tensor:
@@ -94,12 +111,11 @@ def whole(point: Point, probes: Tensor) -> dict[str, Any]:
     """R beside H over all parameters: along the gradient, and by random directions `probes` (k, n).
 
     `gradient`: g.Ag / g.g for A = H, G, R, and `norms`, |A g| / |g|. `random`: estimates of the Frobenius norms, and
-    `forms`, root mean squares of v.Av. `sum`: |H v - G v - R v| / (|G v| + |R v|) over all directions.
+    `forms`, root mean squares of v.Av.
     """
     g = point.gradient
     products = point.products(torch.cat([g[None], probes]))
     random = {symbol: rows[1:] for symbol, rows in products.items()}
-    rest = size(products["H"] - products["G"] - products["R"])
     return {
         "loss": point.loss,
         "gradient": {
@@ -110,7 +126,27 @@ def whole(point: Point, probes: Tensor) -> dict[str, Any]:
             **{symbol: size(rows) for symbol, rows in random.items()},
             "forms": {symbol: size((probes * rows).sum(1)[:, None]) for symbol, rows in random.items()},
         },
-        "sum": rest / (size(products["G"]) + size(products["R"])),
+    }
+
+
+def along_weights(point: Point, weights: Tensor) -> dict[str, float]:
+    """What A does to the weights themselves: `weights` (n,), zero where they are left out.
+
+    `G` and `R`: |A w| / |g| on the entries of w; `of_gradient`: c of the multiple c g that comes nearest to R w, and
+    `rest`, |R w - c g| / |R w|. Euler's theorem on homogeneous functions says: where the loss does not depend on the
+    scale of any of these layers (BatchNorm behind each, eps small) G w = 0 and R w = -g; where the output is
+    proportional to each of k of them (ReLU, no biases, no shortcuts) R w = (k - 1) g.
+    """
+    span = weights != 0
+    g = point.gradient[span]
+    found = point.products(weights[None])
+    G, R = (found[symbol][0][span] for symbol in ("G", "R"))
+    multiple = R @ g / (g @ g)
+    return {
+        "G": float(G.norm() / g.norm()),
+        "R": float(R.norm() / g.norm()),
+        "of_gradient": float(multiple),
+        "rest": float((R - multiple * g).norm() / R.norm()),
     }
 
 

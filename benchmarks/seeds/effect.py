@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .curvature import Curvature, by_layer, whole
+from .curvature import Curvature, along_weights, by_layer, flat, whole
 from .networks import NETWORKS, built, draw, hold_statistics, layers
 from .settings import Case, Effect
 from .training import checkpoints
@@ -25,19 +26,19 @@ PROBES = 1_000
 """Added to a seed for the generator of directions, which must not be that of the weights."""
 
 
-def run(settings: Effect, progress: Progress) -> Result:
+def run(parts: tuple[Effect, ...], progress: Progress) -> Result:
     """All points of all cases: {"start": ..., "training": ...}, a row for each case."""
     rows: dict[str, list[Result]] = {"start": [], "training": []}
-    every = list(dict.fromkeys((*settings.cases, *settings.trained)))
-    for number, case in enumerate(every):
-        progress("effect", number, len(every), f"{case.network}, {case.activation}, norm: {case.norm}")
-        measure = Measure(case, settings)
-        if case in settings.cases:
+    todo = [(case, part) for part in parts for case in dict.fromkeys((*part.cases, *part.trained))]
+    for number, (case, part) in enumerate(todo):
+        progress("effect", number, len(todo), f"{case.network}, {case.activation}, norm: {case.norm}")
+        measure = Measure(case, part)
+        if case in part.cases:
             rows["start"].append({**named(case), "points": measure.start()})
-        if case in settings.trained:
-            runs = [measure.training(seed) for seed in range(settings.runs)]
-            rows["training"].append({**named(case), "epochs": list(settings.checkpoints), "runs": runs})
-    progress("effect", len(every), len(every), "done")
+        if case in part.trained:
+            runs = [measure.training(seed) for seed in range(part.runs)]
+            rows["training"].append({**named(case), "epochs": list(part.checkpoints), "runs": runs})
+    progress("effect", len(todo), len(todo), "done")
     return rows
 
 
@@ -78,18 +79,26 @@ class Measure:
             points.append(self.point(seed))
         return points
 
+    def inner_weights(self) -> Tensor:
+        """The weights of all layers but the last, flat, with zeros for all other parameters."""
+        *inner, _ = layers(self.model)
+        kept = {f"{name}.weight" for name in inner}
+        parts = {name: p.detach() * (name in kept) for name, p in self.model.named_parameters()}
+        return flat(parts, 0)
+
     def point(self, seed: int) -> Result:
-        """What is measured at the weights that the model has."""
+        """What is measured at the weights that the model has; `sum`: G g + R g against H g by double backward."""
         generator = torch.Generator().manual_seed(PROBES + seed)
         point = self.curvature.at(*self.data)
-        n = len(point.gradient)
-        probes = torch.randn(self.settings.probes, n, generator=generator, dtype=torch.float64)
-        with torch.no_grad():
-            logits = self.model(self.data[0]) if self.case.norm != "batch" else None
+        g = point.gradient
+        probes = torch.randn(self.settings.probes, len(g), generator=generator, dtype=torch.float64)
+        h = self.curvature.double_backward(*self.data, g)
+        products = point.products(g[None])
         return {
             "seed": seed,
-            "parameters": n,
-            "logits": None if logits is None else float(logits.std()),
-            **whole(point, probes.to(point.gradient.dtype)),
+            "parameters": len(g),
+            "sum": float((products["G"] + products["R"] - h).norm() / h.norm()),
+            **whole(point, probes.to(g.dtype)),
+            "weights": along_weights(point, self.inner_weights()),
             "layers": by_layer(point, self.names, generator),
         }

@@ -51,6 +51,6 @@ def values(points: list[Result], measure: str) -> list[float]:
 def in_words(found: list[float], digits: int = 2) -> str:
     """Median and range: 0.98 (0.95 to 1.1)."""
     if not found:
-        return "–"
+        return "-"
     low, middle, high = (f"{value:.{digits}g}" for value in (found[0], median(found), found[-1]))
     return middle if low == high else f"{middle} ({low} to {high})"

@@ -139,8 +139,11 @@ def _curves(rows: list[Result]) -> Panel:
         )  # fmt: skip
 
     return Panel(
-        "The same along training by SGD (mean over runs, each run a dot)", draw, 0.9 + 1.55 * len(networks) * len(norms), 9.4
-    )  # fmt: skip
+        "The same along training by SGD (mean over runs, each run a dot)",
+        draw,
+        0.9 + 1.55 * len(networks) * len(norms),
+        9.4,
+    )
 
 
 def _along(line: Any, row: Result, shown: Sequence[str], colour: str, style: Any, marker: str) -> None:
@@ -149,7 +152,9 @@ def _along(line: Any, row: Result, shown: Sequence[str], colour: str, style: Any
     series += [[[MEASURES[m][1](point) for point in run] for run in row["runs"]] for m in shown]
     for axes, runs in zip(line, series, strict=True):
         table = np.array(runs, dtype=float)  # None becomes NaN
-        axes.plot(epochs, table.mean(0), color=colour, linestyle=style, linewidth=1.4, label=row["activation"])
+        axes.plot(
+            epochs, table.mean(0), color=colour, linestyle=style, linewidth=1.4, label=row["activation"]
+        )
         for one in table:
             axes.plot(epochs, one, color=colour, linestyle="none", marker=marker, markersize=3)
 
@@ -160,9 +165,7 @@ def _along(line: Any, row: Result, shown: Sequence[str], colour: str, style: Any
 def _chosen(rows: list[Result]) -> list[Result]:
     """The first network with ReLU and tanh, without and with BatchNorm."""
     wanted = [("relu", "none"), ("relu", "batch"), ("tanh", "none"), ("tanh", "batch")]
-    of = {
-        (row["activation"], row["norm"]): row for row in rows if row["network"] == rows[0]["network"]
-    }
+    of = {(row["activation"], row["norm"]): row for row in rows if row["network"] == rows[0]["network"]}
     return [of[pair] for pair in wanted if pair in of]  # fmt: skip
 
 

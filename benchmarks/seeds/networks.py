@@ -73,7 +73,7 @@ def built(case: Case, dtype: torch.dtype | None = None) -> nn.Module:
 
 
 def draw(model: nn.Module, seed: int) -> None:
-    """Glorot's uniform weights, biases 0, BatchNorm the identity after normalization: what Keras, and so seed 004, uses.
+    """Glorot's uniform weights, biases 0, BatchNorm with weight 1 and bias 0: Keras's defaults, as in seed 004's code.
 
     The same seed gives the same numbers in every type.
     """
@@ -106,7 +106,7 @@ def hold_statistics(model: nn.Module, x: Tensor) -> None:
         hook.remove()
 
 
-def layers(model: nn.Module, most: int) -> dict[str, str]:
+def layers(model: nn.Module, most: int = 1000) -> dict[str, str]:
     """The modules with weights other than BatchNorm's, in order, with a title each; at most `most`, evenly spaced."""
     found: dict[str, str] = {}
     counts = dict.fromkeys(LAYERS, 0)

@@ -1,14 +1,14 @@
 """Initial weights of a dense network: established ones, the source's, and two that are scaled by curvature.
 
-Seed 004 gives no scheme; its code takes standard deviations of 0.3 in the last two layers, chosen by looking at the
+Seed 004 gives no scheme; its code takes standard deviations of 0.3 in the last two layers, after a look at the
 curvature of each layer along its gradient. What is derived here: each layer's weights are multiplied by one number, so
-that a curvature of the layer comes out as wanted. Let kappa_l be a curvature of the block of G of layer l (of H as well:
-with ReLU the two have the same blocks). While the logits are small, dz/dW_l is a product of all layers but l, so
+that a curvature of the layer comes out as wanted. Let kappa_l be a curvature of the block of G of layer l (with ReLU
+that of H is the same). While the logits are small, dz/dW_l is a product of all layers but l, so
 
     log kappa_l = c_l + 2 sum_{k != l} log s_k
 
-for a network that is homogeneous in each layer (ReLU, and others near 0). This is linear in the logarithms of the scales
-s; solving it gives a step, which is taken at half its length with kappa measured anew each time.
+for a network that is homogeneous in each layer (ReLU, and others near 0). This is linear in the logarithms of the
+scales s; solving it gives a step, which is taken at half its length with kappa measured anew each time.
 
     equal   the mean curvature trace(G_ll) / n_l of all layers is one number; the product of the scales is kept.
             Defazio & Bottou 2019, "Scaling laws for the principled design, initialization and preconditioning of ReLU
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,11 +31,10 @@ from .curvature import Curvature, Point, along
 from .networks import ACTIVATIONS, Data
 
 WIDTHS = (64, 128, 84, 10)
-STEPS = 20
 DAMPING = 0.5
 PROBES = 4
 POWERS = 4
-"""Power iterations in each step; the vectors are kept from step to step."""
+"""Power iterations in each iteration; the vectors are kept."""
 
 Weights = list[Tensor]
 
@@ -64,7 +64,7 @@ def put(model: nn.Module, weights: Sequence[Tensor]) -> None:
 
 def _drawn(fill: Callable[..., Any], **options: Any) -> Callable[[torch.Generator], Weights]:
     def weights(generator: torch.Generator) -> Weights:
-        empty = [torch.empty(o, i, dtype=torch.float64) for i, o in zip(WIDTHS, WIDTHS[1:], strict=False)]
+        empty = [torch.empty(o, i, dtype=torch.float64) for i, o in pairwise(WIDTHS)]
         return [fill(weight, generator=generator, **options) for weight in empty]
 
     return weights
@@ -109,7 +109,9 @@ class Layers:
         """trace(G_ll) / n_l of each layer, by random signs: (layers,)."""
         point, spans = self.point(weights)
         signs = (
-            torch.randint(2, (PROBES, spans.shape[1]), generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+            torch.randint(2, (PROBES, spans.shape[1]), generator=generator, dtype=torch.float64)
+            .mul_(2)
+            .sub_(1)
         )
         probes = (spans[:, None] * signs).flatten(0, 1)
         forms = (probes * point.products(probes)["G"]).sum(1).view(len(weights), PROBES).mean(1)
@@ -133,13 +135,13 @@ class Layers:
         products = point.products(starts)
         return [along(v, {"H": products["H"][i]})["H"] for i, v in enumerate(starts)]
 
-    def scaled(self, weights: Weights, kind: str, seed: int) -> Weights:
+    def scaled(self, weights: Weights, kind: str, seed: int, iterations: int) -> Weights:
         """`weights` times one number a layer, so that the curvature is `equal` or `unit`."""
         generator = torch.Generator().manual_seed(seed)
         n = sum(p.numel() for p in self.model.parameters())
         v = torch.randn(len(weights), n, generator=generator, dtype=torch.float64)
         log_scales = torch.zeros(len(weights), dtype=torch.float64)
-        for _ in range(STEPS):
+        for _ in range(iterations):
             now = [s.exp() * weight for s, weight in zip(log_scales, weights, strict=True)]
             if kind == "equal":
                 log_kappa = self.mean(now, generator).log()

@@ -16,6 +16,13 @@ class Appendix:
 
 
 @dataclass(frozen=True)
+class Structures:
+    """The network whose computation graph is drawn."""
+
+    network: str = "lenet5"
+
+
+@dataclass(frozen=True)
 class Case:
     """One network in the study of R = H - G: what stands in for its activations and for its BatchNorm layers."""
 
@@ -37,28 +44,39 @@ ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 @dataclass(frozen=True)
 class Effect:
-    """R against H: at random weights (`seeds` draws of each case), and along training.
+    """R against H: at random weights (`seeds` draws of each of `cases`), and along training (`runs` of each of
+    `trained`).
 
     `batch`: digits that H is of. `probes`: random directions of the whole network. `layers`: so many layers are looked
-    at one by one, evenly spaced. `block`: directions in one call.
+    at one by one, evenly spaced. `block`: directions in one call. `checkpoints`: epochs.
     """
 
-    cases: tuple[Case, ...] = (
-        *combined(SMALL, ACTIVATIONS, ("none", "fixed", "batch")),
-        # A compilation of this one takes half a minute.
-        *combined(("efficientnet_b0",), ("silu",), ("none", "fixed", "batch")),
-        *combined(("efficientnet_b0",), ("relu",), ("fixed", "batch")),
-        *combined(("efficientnet_b0",), ("tanh", "sigmoid"), ("batch",)),
-    )
+    cases: tuple[Case, ...]
+    trained: tuple[Case, ...] = ()
     seeds: int = 5
+    runs: int = 2
+    checkpoints: tuple[int, ...] = (0, 1, 3, 10, 20)
     batch: int = 64
-    probes: int = 8
+    probes: int = 4
     layers: int = 8
     block: int = 4
-    trained: tuple[Case, ...] = combined(SMALL, ACTIVATIONS, ("none", "batch"))
-    checkpoints: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 40)
-    """Epochs."""
-    runs: int = 2
+
+
+EFFECT = (
+    Effect(
+        combined(SMALL, ACTIVATIONS, ("none", "fixed", "batch")),
+        combined(SMALL, ACTIVATIONS, ("none", "batch")),
+    ),
+    # Half a minute to compile each case, half a second for a direction.
+    Effect(
+        (
+            *combined(("efficientnet_b0",), ("silu",), ("none", "fixed", "batch")),
+            *combined(("efficientnet_b0",), ("relu",), ("fixed", "batch")),
+            *combined(("efficientnet_b0",), ("tanh", "sigmoid"), ("batch",)),
+        ),
+        seeds=3, probes=3, layers=5,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,20 +96,25 @@ class Start:
 
     activations: tuple[str, ...] = ACTIVATIONS
     seeds: int = 5
-    steps: int = 600
+    steps: int = 500
     batch: int = 64
-    rates: tuple[float, ...] = (0.01, 0.1, 0.5, 2.0)
+    rates: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0, 3.0)
     """Step sizes; the first one is the source's."""
-    points: int = 30
+    points: int = 20
     """Of a curve."""
+    digits: int = 256
+    """That curvature is of."""
+    iterations: int = 20
+    """Of the search for scales."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """All of it."""
 
-    appendix: Appendix = Appendix()
-    effect: Effect = Effect()
+    appendix_f: Appendix = Appendix()
+    structures: Structures = Structures()
+    effect: tuple[Effect, ...] = EFFECT
     surface: Surface = Surface()
     start: Start = Start()
 
@@ -99,10 +122,13 @@ class Settings:
 FULL = Settings()
 QUICK = Settings(
     Appendix((1, 2), repeats=1),
-    Effect(
-        combined(("mlp_bn",), ("relu", "tanh"), ("none", "batch")), seeds=2, batch=16, probes=2, layers=3,
-        trained=combined(("mlp_bn",), ("relu",), ("none", "batch")), checkpoints=(0, 1), runs=1,
+    Structures("mlp_bn"),
+    (
+        Effect(
+            combined(("mlp_bn",), ("relu",), ("none", "batch")), combined(("mlp_bn",), ("relu",), ("none",)),
+            seeds=2, runs=1, checkpoints=(0, 1), batch=16, probes=2, layers=3,
+        ),
     ),
     Surface("mlp_bn", points=3, epochs=1),
-    Start(("relu",), seeds=2, steps=4, batch=16, rates=(0.01, 0.1), points=2),
+    Start(("relu",), seeds=2, steps=4, batch=16, rates=(0.01, 0.1), points=2, digits=32, iterations=2),
 )  # fmt: skip

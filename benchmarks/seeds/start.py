@@ -1,8 +1,8 @@
 """Seed 004, figure 4: training curves of a network of 128, 84 and 10 units from different initial weights.
 
-As in the source: plain SGD, batches of 64, the loss over all training data on the way. All seeds, initial weights and
-step sizes are trained at once, as one batched computation; a seed means its own weights and its own order of the digits,
-the same order for all initial weights.
+As in the source: plain SGD, batches of 64, the loss over all training data on the way. Many runs are trained at once,
+as one batched computation. A seed means its own weights and its own order of the digits, which is the same for all
+initial weights and step sizes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ Progress = Callable[[str, int, int, str], None]
 Result = dict[str, Any]
 Parameters = dict[str, Tensor]
 
-CURVATURE_DIGITS = 256
 CHUNK = 48
 """Runs trained at once: their weights stay within the cache."""
 
@@ -43,8 +42,11 @@ def one(activation: str, settings: Start, progress: Progress) -> Result:
     """The study of one activation: rows by initial weights."""
     model = dense(activation)
     images, labels = digits("train", dtype=torch.float64)
-    layers = Layers(model, (images[:CURVATURE_DIGITS], labels[:CURVATURE_DIGITS]))
-    weights = {name: [drawn(name, seed, layers) for seed in range(settings.seeds)] for name in NAMES}
+    layers = Layers(model, (images[: settings.digits], labels[: settings.digits]))
+    weights = {
+        name: [drawn(name, seed, layers, settings.iterations) for seed in range(settings.seeds)]
+        for name in NAMES
+    }
     rows: dict[str, Result] = {name: curvatures(weights[name], layers) for name in NAMES}
     runs = [(n, rate, seed) for n in NAMES for rate in settings.rates for seed in range(settings.seeds)]
     curves: dict[tuple[str, float, int], tuple[list[float], float]] = {}
@@ -61,12 +63,12 @@ def one(activation: str, settings: Start, progress: Progress) -> Result:
     return {"steps": steps_of(settings), "rows": rows}
 
 
-def drawn(name: str, seed: int, layers: Layers) -> Weights:
+def drawn(name: str, seed: int, layers: Layers, iterations: int) -> Weights:
     """Initial weights by name; the scaled ones begin with those of the same seed by `BASE`."""
     generator = torch.Generator().manual_seed(seed)
     if name in DRAWN:
         return DRAWN[name](generator)
-    return layers.scaled(DRAWN[BASE](generator), name, seed)
+    return layers.scaled(DRAWN[BASE](generator), name, seed, iterations)
 
 
 def curvatures(weights: list[Weights], layers: Layers) -> Result:
@@ -74,7 +76,9 @@ def curvatures(weights: list[Weights], layers: Layers) -> Result:
     generator = torch.Generator().manual_seed(0)
     found: Result = {"deviation": [], "mean": [], "top": [], "along_gradient": []}
     for one in weights:
-        v = torch.randn(len(one), sum(p.numel() for p in layers.model.parameters()), generator=generator).double()
+        v = torch.randn(
+            len(one), sum(p.numel() for p in layers.model.parameters()), generator=generator
+        ).double()
         found["deviation"].append([float(weight.std()) for weight in one])
         found["mean"].append(layers.mean(one, generator).tolist())
         found["top"].append(layers.top(one, layers.top(one, v)[1])[0].tolist())

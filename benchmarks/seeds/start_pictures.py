@@ -43,16 +43,25 @@ def _panel(result: Result) -> Panel:
     activations = result["activations"]
 
     def draw(sheet: SubFigure) -> None:
-        every = sheet.subplots(len(activations), 3, squeeze=False)
+        every = sheet.subplots(len(activations), 3, squeeze=False, sharey="row", sharex="col")
         for line, (activation, found) in zip(every, activations.items(), strict=True):
             best = {name: int(np.argmin(ends(row))) for name, row in found["rows"].items()}
             for name, row in found["rows"].items():
                 colour, style, marker = STYLE[name]
-                looks = {"color": colour, "linestyle": style, "label": NAMED.get(name, name), "linewidth": 1.4}
+                looks = {
+                    "color": colour,
+                    "linestyle": style,
+                    "label": NAMED.get(name, name),
+                    "linewidth": 1.4,
+                }
                 for axes, rate in ((line[0], 0), (line[1], best[name])):
                     runs = np.array(row["loss"][rate], dtype=float)
-                    axes.plot(found["steps"], np.minimum(np.nan_to_num(runs, nan=MOST), MOST).mean(0), **looks)
-                line[2].plot(result["rates"], np.minimum(ends(row), MOST), marker=marker, markersize=4.5, **looks)
+                    axes.plot(
+                        found["steps"], np.minimum(np.nan_to_num(runs, nan=MOST), MOST).mean(0), **looks
+                    )
+                line[2].plot(
+                    result["rates"], np.minimum(ends(row), MOST), marker=marker, markersize=4.5, **looks
+                )
             last = line is every[-1]
             for axes in line:
                 axes.set_yscale("log")
@@ -62,7 +71,11 @@ def _panel(result: Result) -> Panel:
             finish(line[0], "steps" if last else "", f"{activation}\nloss on the training set")
             finish(line[1], "steps" if last else "")
             finish(line[2], "step size (log scale)" if last else "")
-        titles = (f"step size {result['rates'][0]:g}, as in the source", "each at its best step size", "after the last step")
+        titles = (
+            f"step size {result['rates'][0]:g}, as in the source",
+            "each at its best step size",
+            "after the last step",
+        )
         for axes, title in zip(every[0], titles, strict=True):
             axes.set_title(title, fontsize=NORMAL, loc="left")
         handles, labels = every[0, 0].get_legend_handles_labels()

@@ -1,7 +1,7 @@
 """Seed 004, figure 1: the loss over a plane through the weights, beside its quadratic models from H and from G.
 
 The plane as in the source's code: two random directions of length 1, orthogonal, over all parameters; steps to 10 on
-both sides. Unlike the source's, LeNet5 here has no biases in front of a BatchNorm, and is drawn before training as well.
+both sides. Not as there: digits, our LeNet5 (biases in the last layer only), and random weights beside trained ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from bnrewrite.runtime.landscape import coordinates, grid
 
-from .curvature import Curvature
+from .curvature import Curvature, flat, pieces
 from .networks import BATCH_NORMS, NETWORKS, Data, built, draw
 from .settings import Case, Surface
 from .training import checkpoints
@@ -35,32 +35,36 @@ PLANE = 1
 
 def run(settings: Surface, progress: Progress) -> Result:
     """A plane for each of: without and with BatchNorm, before and after training."""
-    todo = [(norm, epochs) for norm in ("none", "batch") for epochs in (0, settings.epochs)]
-    planes = []
-    for number, (norm, epochs) in enumerate(todo):
-        progress("surface", number, len(todo), f"norm: {norm}, after {epochs} epochs")
+    norms = ("none", "batch")
+    planes: list[Result] = []
+    total = 2 * len(norms)
+    for norm in norms:
         case = Case(settings.network, settings.activation, norm)
-        planes.append({"norm": norm, "epochs": epochs, **plane(case, epochs, settings)})
-    progress("surface", len(todo), len(todo), "done")
+        network = NETWORKS[case.network]
+        model = built(case, torch.float32)
+        double = built(case, torch.float64)
+        held_out = network.data("test", None, torch.float64)
+        curvature = Curvature(double, held_out, norm, 2)
+        draw(model, SEED)
+        train = network.data("train", None, torch.float32)
+        for epochs, state in checkpoints(model, train, (0, settings.epochs), SEED):
+            progress("surface", len(planes), total, f"norm: {norm}, after {epochs} epochs")
+            double.load_state_dict(state)
+            planes.append({"norm": norm, "epochs": epochs, **plane(curvature, held_out, settings)})
+    progress("surface", total, total, "done")
     return {"network": settings.network, "activation": settings.activation, "planes": planes}
 
 
-def plane(case: Case, epochs: int, settings: Surface) -> Result:
+def plane(curvature: Curvature, held_out: Data, settings: Surface) -> Result:
     """Losses on the grid, and what the quadratic models are made of: loss, slopes (2,), and (2, 2) of H and G."""
-    network = NETWORKS[case.network]
-    model = built(case, torch.float32)
-    draw(model, SEED)
-    for _, state in checkpoints(model, network.data("train", None, torch.float32), (epochs,), SEED):
-        model.load_state_dict(state)
-    held_out = network.data("test", None, torch.float64)
-    double = copy.deepcopy(model).double()
-    point = Curvature(double, held_out, case.norm, 2).at(*held_out)
+    point = curvature.at(*held_out)
     directions = orthogonal_pair(len(point.gradient))
     products = point.products(directions)
     x = coordinates(settings.extent, settings.points)
+    model = copy.deepcopy(curvature.model).float()
     return {
         "parameters": len(point.gradient),
-        "norm_of_weights": float(torch.cat([p.detach().flatten() for p in double.parameters()]).norm()),
+        "norm_of_weights": float(flat({name: p.detach() for name, p in model.named_parameters()}, 0).norm()),
         "x": x,
         "y": x,
         "losses": losses(model, directions, x, held_out),
@@ -79,15 +83,15 @@ def orthogonal_pair(n: int) -> Tensor:
 def losses(model: nn.Module, directions: Tensor, x: Array, data: Data) -> Array:
     """The losses over the plane, (len(x), len(x)), in float32, BatchNorm with the statistics of all of `data`."""
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    pieces = directions.split([p.numel() for p in weights.values()], dim=1)
     first, second = (
-        {name: piece[row].reshape(p.shape).numpy() for (name, p), piece in zip(weights.items(), pieces, strict=True)}
-        for row in range(2)
-    )  # fmt: skip
-    model = copy.deepcopy(model)
+        {
+            name: piece.numpy()
+            for name, piece in zip(weights, pieces(row, list(weights.values())), strict=True)
+        }
+        for row in directions
+    )
     for module in model.modules():
-        if isinstance(module, BATCH_NORMS):
-            module.train()
+        module.training = isinstance(module, BATCH_NORMS)
     images, labels = data[0].float(), data[1]
 
     def loss_at(parts: dict[str, Any]) -> float:
@@ -112,4 +116,5 @@ def misfit(result: Result, symbol: str, radius: float) -> float:
     inside = a**2 + b**2 <= radius**2 + 1e-9
     true = np.asarray(result["losses"])[inside]
     wrong = np.sqrt(np.mean((quadratic(result, symbol)[inside] - true) ** 2))
-    return float(wrong / np.sqrt(np.mean((true - result["loss"]) ** 2)))
+    constant = np.sqrt(np.mean((true - result["loss"]) ** 2))
+    return float(wrong / constant) if constant else 0.0

@@ -40,14 +40,9 @@ def _row(plane: Result, title: str) -> Panel:
 
     def draw(sheet: SubFigure) -> None:
         *planes, cut = sheet.subplots(1, 4, width_ratios=(1, 1, 1, 1.25))
-        levels, _ = contour_levels(tables["the loss"])
-        step = levels[1] - levels[0] if len(levels) > 1 else 1.0
-        low = min(table.min() for table in tables.values())
-        high = max(table.max() for table in tables.values())
-        step *= max(1.0, round((high - low) / step / 16))
-        wide = np.arange(np.floor(low / step), np.ceil(high / step) + 1) * step
+        levels = _levels(tables)
         for axes, (name, table) in zip(planes, tables.items(), strict=True):
-            _contours(axes, plane, table, wide)
+            _contours(axes, plane, table, levels)
             axes.set_title(name, fontsize=NORMAL, loc="left")
             finish(axes, "direction 1", "direction 2" if axes is planes[0] else "")
             axes.grid(visible=False)
@@ -64,13 +59,28 @@ def _row(plane: Result, title: str) -> Panel:
     return Panel(title, draw, 2.55 + (0.25 if title else 0), 10.4)
 
 
+def _levels(tables: Result) -> Any:
+    """Levels of the loss, evenly spaced, and as many again on either side where the models reach there."""
+    levels, _ = contour_levels(tables["the loss"])
+    step = levels[1] - levels[0] if len(levels) > 1 else np.ptp(tables["the loss"]) or 1.0
+    low, high = (f([f(table) for table in tables.values()]) for f in (np.min, np.max))
+    below = [level for i in range(len(levels)) if (level := levels[0] - (i + 1) * step) > low]
+    above = [level for i in range(len(levels)) if (level := levels[-1] + (i + 1) * step) < high]
+    return np.array([*reversed(below), *levels, *above])
+
+
 def _contours(axes: Axes, plane: Result, table: Any, levels: Any) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    shades = ListedColormap(colormaps["cividis"](np.linspace(0.35, 1.0, 256)))
-    axes.contourf(plane["x"], plane["y"], table, levels=levels, cmap=shades, extend="both")
+    shades = ListedColormap(colormaps["cividis"](np.linspace(0.38, 1.0, 256)))  # light enough for black lines
+    losses = np.asarray(plane["losses"])
+    axes.contourf(
+        plane["x"], plane["y"], table, levels=levels, cmap=shades, extend="both", vmin=losses.min(), vmax=losses.max()
+    )  # fmt: skip
     lines = axes.contour(plane["x"], plane["y"], table, levels=levels, colors="black", linewidths=0.6)
-    axes.clabel(lines, fontsize=SMALL, fmt=lambda level: f"{level:.3g}", inline=True, inline_spacing=1)
+    axes.clabel(
+        lines, levels[::2], fontsize=SMALL, fmt=lambda level: f"{level:.3g}", inline=True, inline_spacing=1
+    )
     axes.plot([0], [0], marker="+", color="black", markersize=7, linestyle="none")
     axes.set_aspect("equal")
