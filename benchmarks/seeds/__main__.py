@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measured(study: Study, settings: Any, threads: int) -> Result:
-    """The record of one study; numbers to six digits, so that the file stays small."""
+    """The record of one study; numbers to seven digits, so that the file stays small."""
     where = environment(threads)
     begin = time.perf_counter()
     with estimates() as progress, warnings.catch_warnings():
@@ -117,12 +117,12 @@ def measured(study: Study, settings: Any, threads: int) -> Result:
 
 
 def rounded(value: Any) -> Any:
-    """The same with six digits."""
+    """The same with seven digits."""
     if isinstance(value, dict):
         return {key: rounded(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [rounded(entry) for entry in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def show(name: str, study: Study, record: Result, folder: Path) -> None:

@@ -150,14 +150,12 @@ def along_weights(point: Point, weights: Tensor) -> dict[str, float]:
     }
 
 
-def by_layer(point: Point, names: dict[str, str], generator: torch.Generator) -> dict[str, Any]:
-    """The same layer by layer, each one's weights and bias alone, with one random direction each.
-
-    `names`: the modules, with a title each.
+def by_layer(point: Point, names: Sequence[str], generator: torch.Generator) -> dict[str, Any]:
+    """The same layer by layer, for the modules `names`: each one's weights and bias alone, one random direction each.
 
     `gradient`: g.Ag / g.g of each layer, for its own block of A and its own part g of the gradient: what the code of
     seed 004 measures. `blocks`: |A_jk v_k| for rows j and columns k, v_k standard normal in layer k: their Frobenius
-    norms, by one direction each.
+    norms, by one direction each, of H and R; `diagonal`: those with j = k.
     """
     spans = [point.span(name) for name in names]
     g = point.gradient
@@ -166,15 +164,14 @@ def by_layer(point: Point, names: dict[str, str], generator: torch.Generator) ->
     probes = torch.stack([torch.where(span, noise, 0) for span in spans])
     products = point.products(torch.cat([starts, probes]))
     count = len(names)
+    blocks = {
+        symbol: [[float(products[symbol][count + k][span].norm()) for k in range(count)] for span in spans]
+        for symbol in ("H", "R")
+    }
     return {
-        "names": list(names),
-        "titles": list(names.values()),
-        "entries": [int(span.sum()) for span in spans],
         "gradient": [
             along(v, {symbol: rows[i] for symbol, rows in products.items()}) for i, v in enumerate(starts)
         ],
-        "blocks": {
-            symbol: [[float(rows[count + k][span].norm()) for k in range(count)] for span in spans]
-            for symbol, rows in products.items()
-        },
+        "diagonal": {symbol: [rows[k][k] for k in range(count)] for symbol, rows in blocks.items()},
+        "blocks": blocks,
     }

@@ -9,6 +9,7 @@ the statistics alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -34,17 +35,12 @@ def run(parts: tuple[Effect, ...], progress: Progress) -> Result:
         progress("effect", number, len(todo), f"{case.network}, {case.activation}, norm: {case.norm}")
         measure = Measure(case, part)
         if case in part.cases:
-            rows["start"].append({**named(case), "points": measure.start()})
+            rows["start"].append({**measure.described(), "points": measure.start()})
         if case in part.trained:
             runs = [measure.training(seed) for seed in range(part.runs)]
-            rows["training"].append({**named(case), "epochs": list(part.checkpoints), "runs": runs})
+            rows["training"].append({**measure.described(), "epochs": list(part.checkpoints), "runs": runs})
     progress("effect", len(todo), len(todo), "done")
     return rows
-
-
-def named(case: Case) -> Result:
-    """The three names of a case."""
-    return {"network": case.network, "activation": case.activation, "norm": case.norm}
 
 
 class Measure:
@@ -57,6 +53,10 @@ class Measure:
         self.data = self.network.data("train", settings.batch, self.network.dtype)
         self.names = layers(self.model, settings.layers)
         self.curvature = Curvature(self.model, self.data, case.norm, settings.block)
+
+    def described(self) -> Result:
+        """The names of the case and titles of its layers."""
+        return {**asdict(self.case), "layers": list(self.names.values())}
 
     def start(self) -> list[Result]:
         """A point for each seed."""
@@ -77,6 +77,7 @@ class Measure:
         for _, state in checkpoints(model, data, self.settings.checkpoints, seed):
             self.model.load_state_dict(state)
             points.append(self.point(seed))
+            del points[-1]["layers"]["blocks"]  # nothing is shown of them here
         return points
 
     def inner_weights(self) -> Tensor:
@@ -100,5 +101,5 @@ class Measure:
             "sum": float((products["G"] + products["R"] - h).norm() / h.norm()),
             **whole(point, probes.to(g.dtype)),
             "weights": along_weights(point, self.inner_weights()),
-            "layers": by_layer(point, self.names, generator),
+            "layers": by_layer(point, list(self.names), generator),
         }

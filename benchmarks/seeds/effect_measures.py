@@ -24,12 +24,8 @@ def layer_forms(point: Result) -> Ratio:
 
 def layer_blocks(point: Result) -> Ratio:
     """The diagonal blocks, one for each layer, all together: Frobenius norms."""
-    blocks = point["layers"]["blocks"]
-    total = {
-        symbol: math.sqrt(sum(matrix[k][k] ** 2 for k in range(len(matrix))))
-        for symbol, matrix in blocks.items()
-    }
-    return ratio(total)
+    diagonal = point["layers"]["diagonal"]
+    return ratio({symbol: math.hypot(*sizes) for symbol, sizes in diagonal.items()})
 
 
 MEASURES: dict[str, tuple[str, Callable[[Result], Ratio]]] = {

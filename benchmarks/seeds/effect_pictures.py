@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 
 ZERO, LEAST, MOST = 2.5e-4, 1e-3, 30.0
-"""Where exact zeros are drawn on the logarithmic axis, and its ends: what lies beyond is drawn at an end."""
+"""Where zeros are drawn on the logarithmic axis, and its ends: what lies beyond is drawn at an end."""
+
+ROUNDING = 1e-9
+"""Less than this is drawn as zero."""
 
 STYLE = {norm: (COLOURS[i], MARKERS[i]) for i, norm in enumerate(("none", "fixed", "batch"))}
 
@@ -86,7 +89,7 @@ def _dot(axes: Axes, place: int, norm: str, found: list[float]) -> None:
         return
     colour, marker = STYLE[norm]
     y = place + 0.22 * (list(STYLE).index(norm) - 1)
-    shown = [ZERO if value == 0 else min(max(value, LEAST), MOST) for value in found]
+    shown = [ZERO if value < ROUNDING else min(max(value, LEAST), MOST) for value in found]
     axes.plot([shown[0], shown[-1]], [y, y], color=colour, linewidth=1.2)
     axes.plot(
         [median(shown)], [y], linestyle="none", marker=marker, markersize=5, color=colour, label=NORMS[norm]
@@ -123,15 +126,13 @@ def _curves(rows: list[Result]) -> Panel:
                 axes.axhline(1, color="0.5", linewidth=0.8)
         for axes, title in zip(every[0], ("loss of the batch", *(labels[m] for m in shown)), strict=True):
             axes.set_title(title, fontsize=NORMAL, loc="left")
-        for line in every:
+        for number, line in enumerate(every):
             for axes in line:
                 axes.set_xscale("symlog", linthresh=1, linscale=0.6)
                 axes.set_xticks(rows[0]["epochs"], [str(epoch) for epoch in rows[0]["epochs"]])
                 axes.set_xticks([], minor=True)
-                last = line is every[-1]
-                finish(
-                    axes, "epochs" if last else "", axes.get_ylabel() if axes is line[0] else "", grid="both"
-                )
+                last = number == len(every) - 1
+                finish(axes, "epochs" if last else "", axes.get_ylabel())
         handles, names = every[0, 0].get_legend_handles_labels()
         unique = dict(zip(names, handles, strict=True))
         sheet.legend(
@@ -182,7 +183,7 @@ def _blocks(rows: list[Result]) -> Panel:
                 axes.text(
                     k, j, text, ha="center", va="center", fontsize=SMALL, color="black" if value > 0.7 else "white"
                 )  # fmt: skip
-            names = row["points"][0]["layers"]["titles"]
+            names = row["layers"]
             axes.set_xticks(range(len(names)), names, rotation=90)
             axes.set_yticks(range(len(names)), names)
             axes.set_title(f"{row['activation']},\n{NORMS[row['norm']]}", fontsize=SMALL, loc="left")

@@ -32,6 +32,7 @@ def parts(result: Result) -> dict[str, str]:
                 checks(result),
             ]
         ),
+        "effect_layers": by_layer(result["start"]),
         "effect_weights": weights(result["start"]),
         "effect_blocks": picture(
             "004_blocks.png", "Ratios of the sizes of R and H, block by block, as four matrices."
@@ -56,6 +57,18 @@ def start(rows: list[Result]) -> str:
         for row in rows
     ]
     return table(("network", "BatchNorm", *SHORT.values()), lines)
+
+
+def by_layer(rows: list[Result]) -> str:
+    """Of the first network without BatchNorm: R and H along each layer's gradient, median and range over the seeds."""
+    lines = []
+    for row in rows:
+        if (row["network"], row["norm"]) == (rows[0]["network"], "none"):
+            for i, title in enumerate(row["layers"]):
+                forms = [point["layers"]["gradient"][i] for point in row["points"]]
+                cells = [in_words(sorted(form[symbol] for form in forms)) for symbol in ("R", "H")]
+                lines.append([f"{NETWORKS[row['network']].title}, {row['activation']}", title, *cells])
+    return table(("network, no BatchNorm", "layer", "g·Rg / g·g", "g·Hg / g·g"), lines)
 
 
 def weights(rows: list[Result]) -> str:

@@ -74,7 +74,7 @@ EFFECT = (
             *combined(("efficientnet_b0",), ("relu",), ("fixed", "batch")),
             *combined(("efficientnet_b0",), ("tanh", "sigmoid"), ("batch",)),
         ),
-        seeds=3, probes=3, layers=5,
+        seeds=3, batch=32, probes=3, layers=5,
     ),
 )  # fmt: skip
 
@@ -85,6 +85,7 @@ class Surface:
 
     network: str = "lenet5"
     activation: str = "tanh"
+    norms: tuple[str, ...] = ("none", "batch")
     extent: float = 10.0
     points: int = 21
     epochs: int = 10
@@ -129,6 +130,6 @@ QUICK = Settings(
             seeds=2, runs=1, checkpoints=(0, 1), batch=16, probes=2, layers=3,
         ),
     ),
-    Surface("mlp_bn", points=3, epochs=1),
+    Surface("mlp_bn", norms=("batch",), extent=0.2, points=3, epochs=1),
     Start(("relu",), seeds=2, steps=4, batch=16, rates=(0.01, 0.1), points=2, digits=32, iterations=2),
 )  # fmt: skip

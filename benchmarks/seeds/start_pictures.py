@@ -44,7 +44,8 @@ def _panel(result: Result) -> Panel:
 
     def draw(sheet: SubFigure) -> None:
         every = sheet.subplots(len(activations), 3, squeeze=False, sharey="row", sharex="col")
-        for line, (activation, found) in zip(every, activations.items(), strict=True):
+        for number, (activation, found) in enumerate(activations.items()):
+            line = every[number]
             best = {name: int(np.argmin(ends(row))) for name, row in found["rows"].items()}
             for name, row in found["rows"].items():
                 colour, style, marker = STYLE[name]
@@ -62,7 +63,7 @@ def _panel(result: Result) -> Panel:
                 line[2].plot(
                     result["rates"], np.minimum(ends(row), MOST), marker=marker, markersize=4.5, **looks
                 )
-            last = line is every[-1]
+            last = number == len(activations) - 1
             for axes in line:
                 axes.set_yscale("log")
             line[2].set_xscale("log")

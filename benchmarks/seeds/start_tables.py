@@ -22,7 +22,7 @@ def parts(result: Result) -> dict[str, str]:
 
 
 def losses(result: Result) -> str:
-    """Mean over the seeds after the last step: at the source's step size, and at the best of each."""
+    """After the last step, over the seeds: at the source's step size, and at the best of each."""
     lines = []
     for activation, found in result["activations"].items():
         for name, row in found["rows"].items():
@@ -30,8 +30,8 @@ def losses(result: Result) -> str:
             best = int(np.argmin(loss))
             lines.append(
                 [
-                    activation, NAMED.get(name, name), f"{loss[0]:.2g}", f"{right[0]:.1%}",
-                    f"{result['rates'][best]:g}", f"{loss[best]:.2g}", f"{right[best]:.1%}",
+                    activation, NAMED.get(name, name), spread(row, 0), f"{right[0]:.1%}",
+                    f"{result['rates'][best]:g}", spread(row, best), f"{right[best]:.1%}",
                 ]
             )  # fmt: skip
     first = result["rates"][0]
@@ -40,6 +40,12 @@ def losses(result: Result) -> str:
         ">loss", ">held-out digits right",
     )  # fmt: skip
     return table(columns, lines)
+
+
+def spread(row: Result, rate: int) -> str:
+    """Loss after the last step: mean and range over the seeds."""
+    found = [run[-1] for run in row["loss"][rate]]
+    return f"{np.mean(found):.2g} ({min(found):.2g} to {max(found):.2g})"
 
 
 def curvature(result: Result) -> str:

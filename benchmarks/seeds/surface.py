@@ -35,10 +35,9 @@ PLANE = 1
 
 def run(settings: Surface, progress: Progress) -> Result:
     """A plane for each of: without and with BatchNorm, before and after training."""
-    norms = ("none", "batch")
     planes: list[Result] = []
-    total = 2 * len(norms)
-    for norm in norms:
+    total = 2 * len(settings.norms)
+    for norm in settings.norms:
         case = Case(settings.network, settings.activation, norm)
         network = NETWORKS[case.network]
         model = built(case, torch.float32)

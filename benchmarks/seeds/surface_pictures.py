@@ -44,9 +44,9 @@ def _row(plane: Result, title: str) -> Panel:
         for axes, (name, table) in zip(planes, tables.items(), strict=True):
             _contours(axes, plane, table, levels)
             axes.set_title(name, fontsize=NORMAL, loc="left")
-            finish(axes, "direction 1", "direction 2" if axes is planes[0] else "")
+            finish(axes, "direction 1 (length)")
             axes.grid(visible=False)
-        planes[0].set_ylabel(f"{bn},\n{when}\ndirection 2", fontsize=NORMAL)
+        planes[0].set_ylabel(f"{bn},\n{when}\ndirection 2 (length)", fontsize=NORMAL)
         middle = len(plane["y"]) // 2
         for index, (name, table) in enumerate(tables.items()):
             cut.plot(
@@ -54,9 +54,9 @@ def _row(plane: Result, title: str) -> Panel:
             )  # fmt: skip
         cut.set_title("cut along direction 1: loss", fontsize=NORMAL, loc="left")
         cut.legend(fontsize=SMALL)
-        finish(cut, "direction 1")
+        finish(cut, "direction 1 (length)")
 
-    return Panel(title, draw, 2.55 + (0.25 if title else 0), 10.4)
+    return Panel(title, draw, 2.35 + (0.25 if title else 0), 9.4)
 
 
 def _levels(tables: Result) -> Any:
