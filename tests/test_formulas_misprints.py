@@ -235,9 +235,8 @@ def test_looping_way_agrees_only_through_the_slip() -> None:
     ("page", "measured"), [("000.md", fischer), ("002.md", question)], ids=["000", "002"]
 )
 def test_pages_say_how_far_each_place_is_off(page: str, measured: Callable[[], dict[str, float]]) -> None:
-    rows = re.findall(
-        r"^\|([^|]*)\|.*\|([^|]*)\|[^|]*\|$", (SEEDS / page).read_text(encoding="utf-8"), re.MULTILINE
-    )
+    words = (SEEDS / page).read_text(encoding="utf-8").split("<!-- begin")[0]  # tables of timings come after
+    rows = re.findall(r"^\|([^|]*)\|.*\|([^|]*)\|[^|]*\|$", words, re.MULTILINE)
     said = {place.strip(): figure.strip() for place, figure in rows}
     found = measured()
     assert min(found.values()) > 0.05

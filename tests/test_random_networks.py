@@ -40,7 +40,7 @@ from bnrewrite.options import Options
 from bnrewrite.passes.graph import JointGraph
 from bnrewrite.verification.oracle import Oracle
 
-SHARDS, ROUNDS = 8, max(1, int(os.environ.get("BNREWRITE_NETWORKS", "0")) // 200)
+SHARDS, ROUNDS = 7, max(1, int(os.environ.get("BNREWRITE_NETWORKS", "0")) // 200)
 FLEETS = 5
 """A round of a shard: the least fleet there is, then four of seven networks. Hypothesis begins to repeat itself
 after ten examples, so that more rounds find more than longer ones."""
