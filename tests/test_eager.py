@@ -192,7 +192,7 @@ def test_sums_over_channels_are_one_kernel() -> None:
     assert rows["aten.native_layer_norm_backward.default"] == 1 and rows["aten.sum.dim_IntList"] == 0
 
 
-def test_convolutions_are_joined() -> None:
+def test_matrix_products_are_joined() -> None:
     a, b, c, d, wide = t(8, 2), t(2, 9), t(8, 2), t(2, 9), t(8, 9)
     join, reuse = FuseMatrixProducts(1), ReuseMemory()
     assert after(lambda a, b, c, d: [a.mm(b) + c.mm(d)], [a, b, c, d], join)["aten.mm.default"] == 1
@@ -235,7 +235,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize(("x_shape", "w_shape", "stride", "padding"), CONVOLUTIONS)
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_convolutions_as_convolutions(
+def test_convolutions_as_matrix_products(
     x_shape: Any, w_shape: Any, stride: Any, padding: Any, order: torch.memory_format
 ) -> None:
     """Value and both adjoints against PyTorch's own, in both orders of the axes."""

@@ -399,7 +399,10 @@ REFUSED: dict[str, tuple[Callable[[nn.Module, Any], Any], type[BnrewriteError], 
     "samples": (lambda m, d: bnrewrite.ggn_diagonal(m, d, samples=1), InputError, "whole number of at least 2"),
     "k": (lambda m, d: bnrewrite.ggn_spectrum(m, d, k=0), InputError, "k must be None or a whole number"),
     "block": (lambda m, d: bnrewrite.ggn_spectrum(m, d, block=0), InputError, "block must be None or a whole number"),
-    "rows": (lambda m, d: bnrewrite.dense_block(m, d, rows="5.*"), InputError, r"no parameter matches '5\.\*'"),
+    "block of products": (
+        lambda m, d: bnrewrite.dense_block(m, d, block=-1), InputError, "block must be None or a whole number",
+    ),
+    "rows": (lambda m, d: bnrewrite.dense_block(m, d, rows="5.*"), InputError, r"rows: no parameter matches '5\.\*'"),
     "input and parameters": (
         lambda m, d: bnrewrite.dense_block(m, d, rows="input", columns="0.*"), InputError, "no other columns",
     ),

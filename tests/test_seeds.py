@@ -97,6 +97,13 @@ def test_unknown_study_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'effects'" in message and all(name in message for name in STUDIES)
 
 
+def test_nothing_to_redraw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--redraw", "--out", str(tmp_path / "new")])
+    assert "000.json to draw from; leave --redraw out" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 # R = H - G --------------------------------------------------------------------------------------------------------
 
 

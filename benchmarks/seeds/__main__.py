@@ -87,6 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HOME, metavar="DIR")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args(argv)
+    missing = [file for name in arguments.only if not (file := arguments.out / STUDIES[name].file).is_file()]
+    if arguments.redraw and missing:
+        parser.error(f"--redraw: there is no {missing[0]} to draw from; leave --redraw out to measure.")
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     settings = QUICK if arguments.quick else FULL

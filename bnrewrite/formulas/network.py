@@ -31,7 +31,7 @@ def _sigmoid(b: Any) -> Any:
 
 
 ACTIVATIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "relu": (lambda b: library(b).where(b > 0, b, 0), lambda b: library(b).ones_like(b) * (b > 0)),
+    "relu": (lambda b: library(b).where(b <= 0, 0, b), lambda b: library(b).ones_like(b) * (b > 0)),
     "tanh": (lambda b: library(b).tanh(b), lambda b: 1 - library(b).tanh(b) ** 2),
     "sigmoid": (_sigmoid, lambda b: _sigmoid(b) * (1 - _sigmoid(b))),
 }

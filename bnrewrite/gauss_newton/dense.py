@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..losses import Loss
 from ..options import Options
 from ..passes.graph import Input, JointGraph
-from ..sources import Model
+from ..sources import Model, as_module
 from .pullback import apply_for, at_once, detached
 
 Names = Sequence[str] | str | None
@@ -56,6 +56,10 @@ def dense_block(
     InputError : a name that fits no parameter, or a block larger than `memory`.
     CaptureError, UnsupportedOp : as `transform`.
     """
+    model = as_module(model)
+    own = dict(model.named_parameters())
+    _chosen(own, rows, "rows")
+    _chosen(own, columns, "columns")
     options = Options(loss, bn, _wrt(rows, columns), (product,), None, random, dynamic_batch=False)
     joint = compile_joint(model, data, options)
     shapes: dict[str, list[int]] = joint.meta["parameters"]  # type: ignore[assignment]
@@ -91,12 +95,12 @@ def _chosen(shapes: Mapping[str, Any], names: Names, which: str) -> list[str]:
     if names is None or names == "input":
         return list(shapes)
     patterns = _listed(names)
-    found = [name for name in shapes if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    if not found:
-        raise InputError(
-            f"{which}: no parameter that requires grad matches {', '.join(map(repr, patterns))}."
-        )
-    return found
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in shapes):
+            raise InputError(
+                f"{which}: no parameter matches {pattern!r}. The first are {', '.join([*shapes][:4])}."
+            )
+    return [name for name in shapes if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _block(
@@ -108,7 +112,7 @@ def _block(
     vals = {entry.name.removeprefix("v."): val for entry, val in _vectors(joint)}
     units = [(name, i) for name in across for i in range(vals[name].numel())]
     height = sum(vals[name].numel() for name in down)
-    count = min(block or at_once(sum(val.numel() for val in vals.values()), len(units)), len(units))
+    count = at_once(sum(val.numel() for val in vals.values()), len(units), block)
     apply = apply_for(parts.apply, count)
     found = torch.empty(height, len(units), dtype=vals[down[0]].dtype, device=vals[down[0]].device)
     for start in range(0, len(units), count):

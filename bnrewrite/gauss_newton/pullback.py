@@ -90,11 +90,9 @@ class Pullback:
         self, cotangents: Cotangents, count: int, block: int | None = None
     ) -> Iterator[tuple[range, Parts]]:
         """J^T u for `count` cotangents: their numbers, and {name: (K, *shape)}, `block` at a time."""
-        if block is not None and (type(block) is not int or block < 1):
-            raise InputError(f"block must be None or a whole number of at least 1, not {block!r}.")
+        size = at_once(max(self.size, self.output.numel()), count, block)
         if count == 0:
             return
-        size = min(block or at_once(max(self.size, self.output.numel()), count), count)
         apply = self._apply(size)
         for start in range(0, count, size):
             stop = min(start + size, count)
@@ -132,9 +130,13 @@ def detached(data: tuple[Any, Any]) -> Any:
     return pytree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, data)
 
 
-def at_once(size: int, count: int) -> int:
-    """How many of `count` directions to take at a time, where each gives `size` numbers: a power of two, which the
-    graph for several directions divides evenly."""
+def at_once(size: int, count: int, block: int | None) -> int:
+    """How many of `count` directions to take at a time, where each gives `size` numbers: `block`, or a power of two,
+    which the graph for several directions divides evenly."""
+    if block is not None:
+        if type(block) is not int or block < 1:
+            raise InputError(f"block must be None or a whole number of at least 1, not {block!r}.")
+        return min(block, count)
     fitting = BLOCK_BYTES // (8 * max(size, 1))
     return 1 << (max(1, min(count, fitting, MOST_AT_ONCE)).bit_length() - 1)
 
