@@ -57,6 +57,7 @@ def transform(
     vectors: int | None = None,
     random: Literal["off", "error"] = "off",
     dynamic_batch: bool = True,
+    fuse: bool = False,
 ) -> fx.GraphModule:
     """Compile `model` and `loss` into a graph of loss, gradient and curvature products.
 
@@ -77,6 +78,8 @@ def transform(
         loss and gradient are computed once.
     random : `"off"`: modules that draw random numbers act as in evaluation mode, with a warning; `"error"`: refuse.
     dynamic_batch : whether the graph serves any batch size.
+    fuse : compile what stands between convolutions into C functions, on the CPU, which takes a C compiler and some
+        seconds. The graph gives the same numbers up to rounding; on another device it runs as without.
 
     Returns
     -------
@@ -87,7 +90,7 @@ def transform(
     ------
     CaptureError, InputError, UnsupportedOp : each with a sentence that says what is wrong, where, and what to do.
     """
-    options = Options(loss, bn, wrt, products, vectors, random, dynamic_batch)
+    options = Options(loss, bn, wrt, products, vectors, random, dynamic_batch, fuse)
     if example_inputs is None:
         module = as_module(model)
         losses.resolve(loss)
@@ -115,6 +118,7 @@ def linearize(
     vectors: int | None = None,
     random: Literal["off", "error"] = "off",
     dynamic_batch: bool = True,
+    fuse: bool = False,
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Compile `model` and `loss` into two graphs: what is done once for a point, and what for every direction.
 
@@ -127,7 +131,7 @@ def linearize(
     memory : `"least"` saves as few bytes as can be, and repeats element-wise chains for it; `"most"` repeats nothing;
         `None` weighs one against the other; a number of bytes, at the example's batch size, repeats as little as
         staying within it takes.
-    model, example_inputs, loss, bn, wrt, products, vectors, random, dynamic_batch : as for `transform`.
+    model, example_inputs, loss, bn, wrt, products, vectors, random, dynamic_batch, fuse : as for `transform`.
 
     Returns
     -------
@@ -143,7 +147,7 @@ def linearize(
     """
     check_memory(memory)
     joint = compile_joint(
-        model, example_inputs, Options(loss, bn, wrt, products, vectors, random, dynamic_batch)
+        model, example_inputs, Options(loss, bn, wrt, products, vectors, random, dynamic_batch, fuse)
     )
     parts = linearized(joint, memory)
     check = door_check(joint)
@@ -228,12 +232,18 @@ def compile_joint(model: Model, example_inputs: tuple[Any, Any], options: Option
         "parameters": parameters,
         "classes": classes_of(captured),
     }
+    if options.fuse:
+        joint.meta["fuse"] = True
     door_check(joint).check_target(example_of(example_inputs).target)
     return joint
 
 
 def compile_blocked(model: Model, example_inputs: tuple[Any, Any], options: Options) -> JointGraph:
-    """The same with every operation over all directions at once, where there are several."""
+    """The same with every operation over all directions at once, where there are several; for files."""
+    if options.fuse:
+        raise InputError(
+            "fuse=True is for the GraphModules of transform and linearize: a file holds no C functions."
+        )
     joint = compile_joint(model, example_inputs, options)
     if options.vectors is not None:
         joint = block(joint, options.vectors)

@@ -27,6 +27,7 @@ class Options:
     vectors: int | None = None
     random: Literal["off", "error"] = "off"
     dynamic_batch: bool = True
+    fuse: bool = False
 
     def __post_init__(self) -> None:
         check_choice("bn", self.bn, ("batch", "running", None))

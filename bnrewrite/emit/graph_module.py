@@ -191,9 +191,9 @@ def assemble(
     returned, from the names and nodes of the flat outputs; `modules`: others that it calls, by name.
     """
     reorder = channels_last(joint)
-    joint = eager(joint, reorder)
+    joint, kernels = eager(joint, reorder)
     copied: dict[fx.Node, fx.Node] = {}
-    attributes: dict[str, Any] = {CHECK: check, **modules}
+    attributes: dict[str, Any] = {CHECK: check, **modules, **kernels}
     namer = _Namer(joint.graph)
     placeholders = (node for node in joint.graph.nodes if node.op == "placeholder")
     for node, entry in zip(placeholders, joint.inputs, strict=True):
@@ -204,13 +204,13 @@ def assemble(
         if entry.owned:
             attributes[entry.name] = entry.tensor
     for node in joint.graph.nodes:
-        if node.op == "call_function":
+        if node.op in ("call_function", "call_module"):
             copied[node] = graph.create_node(
-                "call_function",
+                node.op,
                 _ANY_STRIDES.get(node.target, node.target),
                 fx.map_arg(node.args, copied.__getitem__),
                 fx.map_arg(node.kwargs, copied.__getitem__),
-                name=namer.name(node),
+                name=namer.name(node) if node.op == "call_function" else None,
             )
             copied[node].meta.update(node.meta)
     returned = [copied[node] for node in joint.graph.output_node().args[0]]  # type: ignore[union-attr,index]

@@ -13,6 +13,7 @@ from ...passes.graph import JointGraph
 from ...passes.pipeline import Pipeline
 from ...passes.rematerialize import rematerialize
 from ..convolutions import lower_convolutions
+from ..fused import Kernel, fuse
 from .channel_sums import FuseChannelSums
 from .element_products import FuseProducts
 from .matrix_products import AddBeforeViews, FuseMatrixProducts, ShareFactors
@@ -25,12 +26,16 @@ REPEAT = Fraction(1, 64)
 nothing done again; where every chain is done again (1/1000) a third less, for 4 % of the time."""
 
 
-def eager(joint: JointGraph, reordered: bool) -> JointGraph:
-    """A copy of `joint` for execution operation by operation; `reordered`: images have their channels last."""
+def eager(joint: JointGraph, reordered: bool) -> tuple[JointGraph, dict[str, Kernel]]:
+    """A copy of `joint` for execution operation by operation, and the kernels that it calls, by name (with `fuse`);
+    `reordered`: images have their channels last."""
     batch: int = joint.meta["batch"]  # type: ignore[assignment]
     joint = lower_convolutions(joint, reordered)
     if "loss" in joint.outputs:  # else there is no way forward
         joint = rematerialize(joint, batch, REPEAT)
+    kernels: dict[str, Kernel] = {}
+    if joint.meta.get("fuse"):
+        joint, kernels = fuse(joint, reordered)
     Pipeline(
         [
             FuseChannelSums(reordered),
@@ -41,4 +46,4 @@ def eager(joint: JointGraph, reordered: bool) -> JointGraph:
             ReuseMemory(),
         ]
     ).run(joint.graph, "eager-")
-    return joint
+    return joint, kernels
