@@ -27,10 +27,12 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def _graph(point: Point, product: str, vectors: int | None) -> Prepared:
+def _graph(point: Point, product: str, vectors: int | None, fuse: bool = False) -> Prepared:
     stages = Stages()
     with _silent(), stages.step("transform"):
-        gm = bnrewrite.transform(point.model, (point.x, point.y), products=(product,), vectors=vectors)
+        gm = bnrewrite.transform(
+            point.model, (point.x, point.y), products=(product,), vectors=vectors, fuse=fuse
+        )
     if vectors is None:
         v = point.vectors[0]
         return Prepared(lambda: gm(point.x, point.y, v), lambda found: one(found[2]), stages.seconds)
@@ -45,6 +47,11 @@ def transform(point: Point) -> Prepared:
     return _graph(point, "hvp", None)
 
 
+def transform_fused(point: Point) -> Prepared:
+    """The same with what stands between convolutions compiled."""
+    return _graph(point, "hvp", None, fuse=True)
+
+
 def transform_ggn(point: Point) -> Prepared:
     """Loss, gradient and G v in one call."""
     return _graph(point, "ggn", None)
@@ -55,11 +62,11 @@ def transform_block(point: Point) -> Prepared:
     return _graph(point, "hvp", len(point.vectors))
 
 
-def _apply(point: Point, vectors: int | None, product: str = "hvp") -> Prepared:
+def _apply(point: Point, vectors: int | None, product: str = "hvp", fuse: bool = False) -> Prepared:
     stages = Stages()
     with _silent(), stages.step("linearize"):
         primal, apply = bnrewrite.linearize(
-            point.model, (point.x, point.y), products=(product,), vectors=vectors
+            point.model, (point.x, point.y), products=(product,), vectors=vectors, fuse=fuse
         )
     with stages.step("primal"):
         _, _, residuals = primal(point.x, point.y)
@@ -73,6 +80,11 @@ def _apply(point: Point, vectors: int | None, product: str = "hvp") -> Prepared:
 def apply(point: Point) -> Prepared:
     """H v from residuals that are kept."""
     return _apply(point, None)
+
+
+def apply_fused(point: Point) -> Prepared:
+    """The same with what stands between convolutions compiled."""
+    return _apply(point, None, fuse=True)
 
 
 def apply_ggn(point: Point) -> Prepared:
@@ -127,8 +139,12 @@ def onnx_apply(point: Point) -> Prepared:
 
 OURS: dict[str, Method] = {
     "transform": Method("transform: loss, gradient, H v", "hvp", transform, memory=True),
+    "transform_fused": Method(
+        "transform, fuse=True: loss, gradient, H v", "hvp", transform_fused, memory=True
+    ),
     "onnx": Method("onnxruntime: loss, gradient, H v", "hvp", onnx, memory=True),
     "apply": Method("linearize: apply", "apply", apply),
+    "apply_fused": Method("linearize, fuse=True: apply", "apply", apply_fused),
     "onnx_apply": Method("onnxruntime: apply of a pair", "apply", onnx_apply),
     "transform_block": Method("transform, {K} at once", "hvp", transform_block, block=True),
     "apply_block": Method("linearize: apply, {K} at once", "apply", apply_block, block=True),

@@ -28,7 +28,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "capture":        ("sources rules passes errors",                          "torch torch.export"),
     "options":        ("losses passes errors",                                 ""),
     "emit":           ("passes errors version",                                "torch numpy onnx"),
-    "emit.fused.clusters":
+    "emit.fused.schedule":
                       ("passes",                                               "torch networkx"),
     "emit.pt2":       ("files passes errors",                                  "torch torch.export"),
     "emit.torchscript emit.torchscript_source":

@@ -6,7 +6,6 @@ graph of a hundred BatchNorms has some dozen distinct ones whatever its sizes, w
 
 from __future__ import annotations
 
-import heapq
 import operator
 from typing import Any
 
@@ -19,6 +18,7 @@ from .kernel import NAMES, Kernel
 from .library import load
 from .operations import channels_of
 from .region import Placed, is_image_step, region_of
+from .schedule import scheduled
 
 __all__ = ["Kernel", "fuse"]
 
@@ -33,7 +33,7 @@ def fuse(joint: JointGraph, reordered: bool) -> tuple[JointGraph, dict[str, Kern
     copied: dict[fx.Node, fx.Node] = {}
     kernels: dict[str, Kernel] = {}
     made: dict[Any, str] = {}
-    for unit in _scheduled(joint.graph, groups):
+    for unit in scheduled(joint.graph, groups):
         if isinstance(unit, fx.Node):
             if unit.op == "output":
                 graph.output(fx.map_arg(unit.args[0], copied.__getitem__))
@@ -81,40 +81,3 @@ def _plain(nodes: list[fx.Node], placed: Placed) -> fx.Graph:
         copied[node].meta = {}
     graph.output(tuple(copied[node] for node in placed.results))
     return graph
-
-
-def _scheduled(graph: fx.Graph, groups: list[list[fx.Node]]) -> list[fx.Node | list[fx.Node]]:
-    """Nodes and groups in an order in which each comes after what it reads, as near to the graph's own as can be."""
-    place = {node: i for i, node in enumerate(graph.nodes)}
-    unit: dict[fx.Node, int] = {}
-    units: list[fx.Node | list[fx.Node]] = []
-    for group in groups:
-        unit.update(dict.fromkeys(group, len(units)))
-        units.append(group)
-    for node in graph.nodes:
-        if node not in unit:
-            unit[node] = len(units)
-            units.append(node)
-    members = [[u] if isinstance(u, fx.Node) else u for u in units]
-    waits = [
-        {unit[source] for node in nodes for source in node.all_input_nodes} - {i}
-        for i, nodes in enumerate(members)
-    ]
-    readers: list[list[int]] = [[] for _ in units]
-    for i, sources in enumerate(waits):
-        for source in sources:
-            readers[source].append(i)
-    left = [len(sources) for sources in waits]
-    last = [max(place[node] for node in nodes) for nodes in members]
-    ready = [(last[i], i) for i in range(len(units)) if not left[i]]
-    heapq.heapify(ready)
-    found = []
-    while ready:
-        _, i = heapq.heappop(ready)
-        found.append(units[i])
-        for reader in readers[i]:
-            left[reader] -= 1
-            if not left[reader]:
-                heapq.heappush(ready, (last[reader], reader))
-    assert len(found) == len(units), "a group waits for itself"
-    return found

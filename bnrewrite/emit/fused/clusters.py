@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx
 import torch
 from torch import fx
 
 from .operations import Frame, channels_of, frame_of
 from .region import is_channel_step, is_image_step, is_total
+from .schedule import acyclic
 
 aten = torch.ops.aten
 
@@ -133,25 +133,6 @@ class Grouping:
             seen.update(members)
             todo += [source for member in members for source in member.all_input_nodes if source not in seen]
         return False
-
-
-def acyclic(graph: fx.Graph, groups: list[list[fx.Node]]) -> list[list[fx.Node]]:
-    """The groups without the smaller ones of those that wait for each other."""
-    while True:
-        number = {node: i for i, group in enumerate(groups) for node in group}
-        waits = networkx.DiGraph()
-        for node in graph.nodes:
-            end = number.get(node, node)
-            waits.add_edges_from(
-                (start, end) for s in node.all_input_nodes if (start := number.get(s, s)) != end
-            )
-        circles = [c for c in networkx.strongly_connected_components(waits) if len(c) > 1]
-        if not circles:
-            return groups
-        wrong = {
-            min((i for i in circle if isinstance(i, int)), key=lambda i: len(groups[i])) for circle in circles
-        }
-        groups = [group for i, group in enumerate(groups) if i not in wrong]
 
 
 _HEAVY = {aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default}
