@@ -140,6 +140,14 @@ def test_what_is_read_along_with_images(
     assert image.is_contiguous(memory_format=order)
 
 
+def test_numbers_that_are_none(only_kernels: None) -> None:
+    x = SPECIAL.double().reshape(3, 1, 2, 2)
+    module = fused(lambda x: [aten.hardtanh.default(x * 2.0, 0.0, float("inf")) * float("nan")], [t(3, 1, 2, 2)])
+    assert bool(module(x)[0].isnan().all())
+    module = fused(lambda x: [aten.hardtanh.default(x * 2.0, -float("inf"), 1.0) - 1e-30], [t(3, 1, 2, 2)])
+    torch.testing.assert_close(module(x)[0], aten.hardtanh.default(x * 2, -float("inf"), 1.0), equal_nan=True)
+
+
 def test_sums_lose_less_than_pytorch_s() -> None:
     """A million float32 numbers around one: PyTorch's own sum is off by a few units, and so may this one be."""
     x = torch.rand(16, 4, 128, 128) + 0.5
@@ -219,6 +227,13 @@ def test_no_group_waits_for_itself() -> None:
     module = fused(far, [t(2, 3, 4, 4), t(3, 3, 1, 1)])
     order = [n.op if n.op == "call_module" else str(n.target) for n in module.graph.nodes]
     assert order.index("call_module") > order.index("aten.convolution.default")
+
+
+def test_images_of_nothing_but_spread_values() -> None:
+    """Nothing that is read says how large they are."""
+    function = lambda s: [(s.expand(2, 3, 4, 5) * 2.0).relu()]  # noqa: E731
+    module, s = fused(function, [t(2, 3, 1, 1)]), t(2, 3, 1, 1)
+    torch.testing.assert_close(module(s)[0], function(s)[0])
 
 
 # Networks ------------------------------------------------------------------------------------------------------------

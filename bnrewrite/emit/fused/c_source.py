@@ -46,6 +46,8 @@ SMALL = 1 << 14
 
 RUN = 64
 
+_WORDS = {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"}
+
 _BY_NAME = {str(op): expression for op, expression in EXPRESSIONS.items()}
 
 
@@ -89,7 +91,7 @@ class _Body:
     def name(self, ref: Ref) -> str:
         """An argument, inside the loop over elements."""
         if ref.kind == "literal":
-            return f"(real){ref.value!r}" if ref.value >= 0 else f"((real){ref.value!r})"
+            return f"((real){_WORDS.get(str(ref.value), repr(ref.value))})"
         if ref.kind == "number":
             return f"n{ref.place}"
         if ref.kind == "image":

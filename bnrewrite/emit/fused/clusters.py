@@ -58,7 +58,8 @@ class Grouping:
                 heavy += node.target in _HEAVY
                 continue
             self._place(node, frame, channels, heavy)
-        unique = dict.fromkeys(self.group.values())
+        # A kernel that makes images asks those that it reads for their size.
+        unique = (g for g in dict.fromkeys(self.group.values()) if g.frame is None or self._outside(g, ()))
         groups = [sorted(g.nodes, key=self.place.__getitem__) for g in unique if len(g.nodes) > 1]
         self.found = acyclic(graph, groups)
 
