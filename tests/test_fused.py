@@ -142,7 +142,9 @@ def test_what_is_read_along_with_images(
 
 def test_numbers_that_are_none(only_kernels: None) -> None:
     x = SPECIAL.double().reshape(3, 1, 2, 2)
-    module = fused(lambda x: [aten.hardtanh.default(x * 2.0, 0.0, float("inf")) * float("nan")], [t(3, 1, 2, 2)])
+    module = fused(
+        lambda x: [aten.hardtanh.default(x * 2.0, 0.0, float("inf")) * float("nan")], [t(3, 1, 2, 2)]
+    )
     assert bool(module(x)[0].isnan().all())
     module = fused(lambda x: [aten.hardtanh.default(x * 2.0, -float("inf"), 1.0) - 1e-30], [t(3, 1, 2, 2)])
     torch.testing.assert_close(module(x)[0], aten.hardtanh.default(x * 2, -float("inf"), 1.0), equal_nan=True)
