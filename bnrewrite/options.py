@@ -32,6 +32,7 @@ class Options:
     def __post_init__(self) -> None:
         check_choice("bn", self.bn, ("batch", "running", None))
         check_choice("random", self.random, ("off", "error"))
+        check_choice("fuse", self.fuse, (True, False))
         if isinstance(self.products, str):
             object.__setattr__(self, "products", (self.products,))
         for product in self.products:

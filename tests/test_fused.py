@@ -145,8 +145,8 @@ def test_numbers_that_are_none(only_kernels: None) -> None:
     torch.testing.assert_close(module(x)[0], aten.hardtanh.default(x * 2, -float("inf"), 1.0), equal_nan=True)
 
 
-def test_sums_lose_less_than_pytorch_s() -> None:
-    """A million float32 numbers around one: PyTorch's own sum is off by a few units, and so may this one be."""
+def test_sums_of_single_precision_lose_no_more_than_a_rounding() -> None:
+    """A quarter of a million numbers around one, to a channel; one after the other they would lose 1e-5."""
     x = torch.rand(16, 4, 128, 128) + 0.5
     for reordered in (False, True):
         module = fused(lambda x: [(x * 1.0).sum([0, 2, 3])], [x], reordered)
@@ -192,7 +192,11 @@ def program(seed: int) -> Callable[..., list[Tensor]]:
     return run
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("BNREWRITE_NETWORKS", 8))))
+WAITING = 27
+"""A program some of whose groups would wait for each other, through operations from before they began."""
+
+
+@pytest.mark.parametrize("seed", [*range(int(os.environ.get("BNREWRITE_NETWORKS", 7))), WAITING])
 def test_random_programs(seed: int, only_kernels: None) -> None:
     function, inputs = program(seed), [t(3, 4, 6, 6), t(3, 4, 6, 6), t(3, 4, 3, 3), t(1, 4, 1, 1)]
     module = fused(function, inputs, bool(seed % 2))
@@ -338,10 +342,7 @@ def test_copied_pickled_converted_and_after_a_step(block: Any) -> None:
         assert module.graph.lint() is None and "bnrewrite_kernel_0" in module.code
     single = copy.deepcopy(gm).float()
     found = single(x.float(), y, {name: part.float() for name, part in v.items()})[2]
-    assert (
-        found["0.body.0.0.weight" if "0.body.0.0.weight" in found else next(iter(found))].dtype
-        == torch.float32
-    )
+    assert {part.dtype for part in found.values()} == {torch.float32}
     assert relative_error(found, expected) < 1e-4
     model, (x, y) = network("tiny"), data("tiny", 6)
     v, gm = direction(model), bnrewrite.transform(model, (x, y), fuse=True)
@@ -404,8 +405,26 @@ def test_each_distinct_kernel_is_compiled_once(monkeypatch: pytest.MonkeyPatch) 
     for blocks in (3, 6):
         gm = bnrewrite.transform(deep(blocks), (x, y), fuse=True)
         kernels.append({(m.region, m.form) for m in gm.children() if isinstance(m, Kernel)})
-        monkeypatch.setattr(library, "_compile", None)
+        monkeypatch.setattr(library, "_compiled", None)
     assert kernels[0] == kernels[1] and len(kernels[0]) > 4
+
+
+def test_what_a_system_has_not_is_tried_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that compiles but does not load gives way to the next choice of flags."""
+    tried: list[str] = []
+    whole = library.ctypes.CDLL
+
+    def cdll(path: str) -> Any:
+        tried.append(path)
+        if path.endswith(".0.so"):
+            raise OSError("undefined symbol: _ZGVdN8v_expf")
+        return whole(path)
+
+    monkeypatch.setattr(library.ctypes, "CDLL", cdll)
+    number, x = random.random(), t(2, 3, 4, 4)
+    module = fused(lambda x: [torch.exp(x * number)], [t(2, 3, 4, 4)])
+    torch.testing.assert_close(module(x)[0], torch.exp(x * number))
+    assert [path[-5:] for path in tried] == [".0.so", ".1.so"]
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,6 +440,11 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         new()
     monkeypatch.setenv("CC", "cc -DNOTHING")
     assert new()(t(2, 3, 4, 4))[0].shape == (2, 3, 4, 4)
+
+
+def test_a_wrong_value_is_named() -> None:
+    with pytest.raises(InputError, match="fuse"):
+        bnrewrite.transform(network("tiny"), data("tiny", 4), fuse="yes")  # type: ignore[arg-type]
 
 
 def test_files_hold_no_kernels(tmp_path: Any) -> None:

@@ -61,6 +61,10 @@ def test_records_tell_what_they_were_measured_on(folder: Path) -> None:
         record = json.loads((folder / study.file).read_text(encoding="utf-8"))
         assert record["environment"].keys() >= {"torch", "numpy", "cpu", "threads", "date", "seconds"}
         assert record["settings"]
+        for text in (
+            file.read_text(encoding="utf-8") for file in (folder / study.file, pages.HOME / study.file)
+        ):
+            assert '"/' not in text, "a record names a folder of the machine that it was made on"
 
 
 def test_pages_of_the_repository_show_the_numbers_beside_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import bnrewrite
@@ -30,9 +31,16 @@ def run(settings: Structures, progress: Progress) -> Result:
     for number, (name, bn) in enumerate(FIGURES.items()):
         progress("structures", number, len(FIGURES), name)
         report = bnrewrite.analyze(entry.build_small(), entry.example(), bn=bn)
-        found[name] = report.to_dict()
+        found[name] = without_folders(report.to_dict())
     progress("structures", len(FIGURES), len(FIGURES), "done")
     return found
+
+
+def without_folders(report: Result) -> Result:
+    """Source lines by the last two parts of their paths, which are the same on every machine."""
+    for entry in (*report["mixing"], *report["unlike"], *report["nodes"]):
+        entry["where"] = "/".join(Path(entry["where"]).parts[-2:])
+    return report
 
 
 def pictures(result: Result) -> dict[str, Figure]:

@@ -15,6 +15,7 @@ Totals are added in runs of at most 64 terms in the working precision, and these
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Literal
 
@@ -22,6 +23,7 @@ from .operations import EXPRESSIONS
 from .region import Ref, Region, Step
 
 Form = Literal["rows", "planes"]
+Real = Literal["float", "double"]
 
 HEAD = """#include <stdint.h>
 #include <stdlib.h>
@@ -45,13 +47,14 @@ SMALL = 1 << 14
 """Elements of an image below which one thread is enough."""
 
 RUN = 64
+"""Terms of a total that are added in the working precision."""
 
 _WORDS = {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"}
 
 _BY_NAME = {str(op): expression for op, expression in EXPRESSIONS.items()}
 
 
-def function(name: str, region: Region, form: Form, real: Literal["float", "double"]) -> str:
+def function(name: str, region: Region, form: Form, real: Real) -> str:
     """The function as C, to stand behind `HEAD`."""
     body = _Rows(region) if form == "rows" else _Planes(region)
     suffix = "f" if real == "float" else ""
@@ -68,7 +71,7 @@ def function(name: str, region: Region, form: Form, real: Literal["float", "doub
     )
 
 
-class _Body:
+class _Body(ABC):
     """What both forms share: names, and which steps each pass needs."""
 
     def __init__(self, region: Region) -> None:
@@ -82,16 +85,22 @@ class _Body:
         ]
         self.count = max(last, default=-1) + 1
 
-    def channel(self, ref: Ref) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def lines(self) -> Iterator[str]:
+        """The body, line by line."""
 
+    @abstractmethod
+    def channel(self, ref: Ref) -> str:
+        """An input or a step that is a channel, inside the loop over elements."""
+
+    @abstractmethod
     def spread(self, place: int) -> str:
-        raise NotImplementedError
+        """An input that is spread, there."""
 
     def name(self, ref: Ref) -> str:
         """An argument, inside the loop over elements."""
         if ref.kind == "literal":
-            return f"((real){_WORDS.get(str(ref.value), repr(ref.value))})"
+            return f"((real){_WORDS.get(ref.literal, ref.literal)})"
         if ref.kind == "number":
             return f"n{ref.place}"
         if ref.kind == "image":

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .c_source import Form
+from .c_source import Form, Real
 from .library import loaded
 from .region import Region
 
-NAMES = {torch.float32: "float", torch.float64: "double"}
+NAMES: dict[torch.dtype, Real] = {torch.float32: "float", torch.float64: "double"}
 
 
 class Kernel(nn.Module):

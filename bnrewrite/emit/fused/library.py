@@ -10,14 +10,15 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .c_source import HEAD, Form, function
+from .c_source import HEAD, Form, Real, function
 from .region import Region
 
-Key = tuple[Region, Form, str]
+Key = tuple[Region, Form, Real]
 """A region, the form of its images, and "float" or "double"."""
 
 FLAGS = ("-O3", "-std=c11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
@@ -28,21 +29,16 @@ _loaded: dict[Key, Any] = {}
 
 
 def load(keys: Sequence[Key]) -> None:
-    """Compile what is not loaded yet, all in one library."""
+    """Compile what is not loaded yet, in two halves side by side."""
     missing = [key for key in dict.fromkeys(keys) if key not in _loaded]
-    if not missing:
+    halves = [half for half in (missing[0::2], missing[1::2]) if half]
+    if not halves:
         return
-    names = {key: f"region_{_digest(key)}" for key in missing}
     compiler = _compiler()
-    with tempfile.TemporaryDirectory(prefix="bnrewrite-") as folder:
-        halves = [missing[0::2], missing[1::2]]
-        found = [
-            _compile(compiler, Path(folder) / f"{i}.c", half, names) for i, half in enumerate(halves) if half
-        ]
-        for half, (process, file) in zip(halves, found, strict=False):
-            library = _finished(compiler, process, file)
-            for key in half:
-                _loaded[key] = _typed(getattr(library, names[key]))
+    with tempfile.TemporaryDirectory(prefix="bnrewrite-") as folder, ThreadPoolExecutor(2) as pool:
+        sources = [Path(folder) / f"{i}.c" for i in range(len(halves))]
+        for found in pool.map(lambda half, source: _compiled(compiler, half, source), halves, sources):
+            _loaded.update(found)
 
 
 def loaded(key: Key) -> Any:
@@ -74,27 +70,28 @@ def _compiler() -> list[str]:
     return command
 
 
-def _compile(
-    compiler: list[str], source: Path, keys: Sequence[Key], names: dict[Key, str], choice: int = 0
-) -> tuple[Any, Path]:
-    text = "".join(function(names[key], *key) for key in keys)  # type: ignore[arg-type]
+def _compiled(compiler: list[str], keys: Sequence[Key], source: Path) -> dict[Key, Any]:
+    """The functions of `keys`, from the first choice that compiles and loads."""
+    names = {key: f"region_{_digest(key)}" for key in keys}
+    text = "".join(function(names[key], *key) for key in keys)
     source.write_text(HEAD + text, encoding="utf-8")
-    return _start(compiler, source, choice), source
-
-
-def _start(compiler: list[str], source: Path, choice: int) -> Any:
-    command = [*compiler, *FLAGS, *CHOICES[choice], str(source), "-o", str(source.with_suffix(".so")), "-lm"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def _finished(compiler: list[str], process: Any, source: Path) -> ctypes.CDLL:
-    for choice in range(len(CHOICES)):
-        if choice:
-            process = _start(compiler, source, choice)
-        said, _ = process.communicate()
-        if process.returncode == 0:
-            return ctypes.CDLL(str(source.with_suffix(".so")))
+    said = ""
+    for number, choice in enumerate(CHOICES):
+        target = source.with_suffix(f".{number}.so")
+        command = [*compiler, *FLAGS, *choice, str(source), "-o", str(target), "-lm"]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        said = done.stdout.strip()
+        if done.returncode:
+            continue
+        try:
+            library = ctypes.CDLL(str(target))
+        except OSError as error:  # an exp of vectors that this system has not, or a folder that runs nothing
+            said = str(error)
+        else:
+            return {key: _typed(getattr(library, name)) for key, name in names.items()}
     raise InputError(
-        f"fuse=True: the C compiler {' '.join(compiler)} failed: {said.strip()[:500]}. Name another one in the "
-        "environment variable CC, or leave fuse=True out."
+        f"fuse=True: the C compiler {' '.join(compiler)} failed: {said[:500]}. Name another one in the environment "
+        "variable CC, or leave fuse=True out."
     )

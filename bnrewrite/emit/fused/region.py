@@ -2,8 +2,7 @@
 
 A region works on images (N, C, P), P being the places of an image, on what is spread over these places (N, C), and on
 channels (C,). Its steps are element-wise on images, element-wise on channels, or totals of an image over N and P, which
-are channels. A total stands between two
-*passes* over the images: what depends on it comes after the pass that sums it.
+are channels. A total stands between two *passes* over the images: what depends on it comes after the pass that sums it.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ Kind = Literal["image", "spread", "channel", "number", "step", "literal"]
 
 @dataclass(frozen=True)
 class Ref:
-    """An argument of a step: the input or step of this place, or a literal."""
+    """An argument of a step: the input or step of this place, or a literal as written, which tells 0.0 from -0.0."""
 
     kind: Kind
     place: int = 0
-    value: float = 0.0
+    literal: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def is_total(node: fx.Node) -> bool:
         return False
     x: Any = node.args[0]
     val = x.meta.get("val")
-    if frame_of(val) is None or channels_of(node.meta["val"]) is None:
+    if frame_of(val) is None or channels_of(val) is not None or channels_of(node.meta["val"]) is None:
         return False
     axes: Any = node.args[1]
     return sorted(axis % val.dim() for axis in axes) == [0, *range(2, val.dim())]
@@ -148,7 +147,7 @@ def region_of(nodes: Sequence[fx.Node]) -> Placed:
     def ref(arg: Any, frame: Any) -> Ref:
         """An argument of a step on images like `frame`, or on channels if that is None."""
         if not isinstance(arg, fx.Node):
-            return Ref("literal", value=float(arg))
+            return Ref("literal", literal=repr(float(arg)))
         if arg in inside:
             return Ref("step", inside[arg])
         val = arg.meta.get("val")
