@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from bnrewrite.passes.widen import TABLE, one_by_one, widening
 
 aten = torch.ops.aten
 K, N = 3, 4
+Parts = dict[str, Tensor]
 
 
 class Wide:
@@ -279,24 +280,43 @@ def test_the_primal_work_is_done_once() -> None:
 def test_any_number_of_directions_at_a_time(
     cache: int | None, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same products whatever one call of the module computes; conversion and pickling keep them."""
+    """The same products whatever one call of the module computes."""
     model, (x, y) = network("mobile_block"), data("mobile_block", 6)
     v = {name: torch.randn(6, *p.shape, dtype=torch.float64) for name, p in model.named_parameters()}
-    one = bnrewrite.transform(model, (x, y))
+    several = at_a_time(cache, monkeypatch, lambda: bnrewrite.transform(model, (x, y), vectors=6))
+    assert sum(node.target == DIRECTION for node in several.graph.nodes) == calls
+    same_as_double_backward(several(x, y, v)[2], model, x, y, v)
+
+
+def test_blocks_from_residuals_converted_and_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, y) = network("mobile_block"), data("mobile_block", 6)
+    v = {name: torch.randn(6, *p.shape, dtype=torch.float64) for name, p in model.named_parameters()}
+    primal, apply = at_a_time(None, monkeypatch, lambda: bnrewrite.linearize(model, (x, y), vectors=6))
+    residuals = primal(x, y)[2]
+    found = apply(residuals, v)
+    same_as_double_backward(found, model, x, y, v)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(apply))(residuals, v), found)
+    converted = apply.float()([r.float() if r.is_floating_point() else r for r in residuals], floats(v))
+    assert relative_error(converted, found) < 1e-4
+
+
+def at_a_time(cache: int | None, monkeypatch: pytest.MonkeyPatch, made: Callable[[], Any]) -> Any:
+    """What `made` makes with a cache of that many bytes; None: for three directions at a time."""
     if cache is None:
         monkeypatch.setattr(directions, "_at_once", lambda apply, count: 3)
     else:
         monkeypatch.setattr(directions, "CACHE", cache)
-    several = bnrewrite.transform(model, (x, y), vectors=6)
-    primal, apply = bnrewrite.linearize(model, (x, y), vectors=6)
-    found = [several(x, y, v)[2], apply(primal(x, y)[2], v), pickle.loads(pickle.dumps(several))(x, y, v)[2]]
-    assert sum(node.target == DIRECTION for node in several.graph.nodes) == calls
+    return made()
+
+
+def same_as_double_backward(found: Parts, model: nn.Module, x: Tensor, y: Tensor, v: Parts) -> None:
     for k in range(6):
-        expected = one(x, y, {name: part[k] for name, part in v.items()})[2]
-        for products in found:
-            assert relative_error({name: products[name][k] for name in v}, expected) < 1e-13
-    half = several.float()(x.float(), y, {name: part.float() for name, part in v.items()})[2]
-    assert relative_error(half, found[0]) < 1e-4
+        _, _, expected = truth(model, x, y, {name: part[k] for name, part in v.items()})
+        assert relative_error({name: found[name][k] for name in v}, expected) < 1e-11
+
+
+def floats(v: Parts) -> Parts:
+    return {name: part.float() for name, part in v.items()}
 
 
 def test_products_that_do_not_depend_on_the_direction_have_the_axis_too() -> None:
