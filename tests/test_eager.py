@@ -291,6 +291,21 @@ def test_some_filters_have_such_taps() -> None:
     assert convolutions.taps_used((4, 4), (5, 5), (1, 1), (2, 2)) is None
 
 
+@pytest.mark.parametrize(("filters", "lowered"), [(4 * 72, True), (4 * 72 - 1, False)])
+def test_gradients_larger_than_their_factors_are_matrix_products(filters: int, lowered: bool) -> None:
+    """Eighteen images of 2 x 2 pixels are 72 rows, too many for the convolution itself."""
+    model = nn.Sequential(
+        nn.Conv2d(2, filters, 3, padding=1), nn.Flatten(), nn.Linear(4 * filters, 3)
+    ).double()
+    x, y = t(18, 2, 2, 2), torch.randint(3, (18,))
+    v = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    gm = bnrewrite.transform(model, (x, y))
+    _, grad, expected = truth(model, x, y, v)
+    found = gm(x, y, v)
+    assert relative_error(found[1], grad) < 1e-12 and relative_error(found[2], expected) < 1e-12
+    assert ("convolution_backward" in gm.code) is not lowered and "aten.convolution.default" in gm.code
+
+
 # Whole graphs ------------------------------------------------------------------------------------------------------
 
 

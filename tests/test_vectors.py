@@ -18,6 +18,7 @@ import bnrewrite
 from bnrewrite.compiler import compile_blocked, compile_joint
 from bnrewrite.emit import directions
 from bnrewrite.emit.directions import DIRECTION
+from bnrewrite.emit.into import copied_into, product_into, sum_into
 from bnrewrite.emit.onnx import lower
 from bnrewrite.models import MODELS
 from bnrewrite.options import Options
@@ -273,7 +274,7 @@ def test_the_primal_work_is_done_once() -> None:
     )  # enough for convolutions to be faster than matrix products
     one = convolutions(bnrewrite.transform(model, example).graph)
     several = bnrewrite.transform(model, example, vectors=3)
-    assert convolutions(several.graph) + convolutions(getattr(several, DIRECTION).graph) == one
+    assert convolutions(several.graph) + convolutions(getattr(several, DIRECTION).module.graph) == one
 
 
 @pytest.mark.parametrize(("cache", "calls"), [(1, 6), (1 << 40, 1), (None, 2)])
@@ -284,7 +285,8 @@ def test_any_number_of_directions_at_a_time(
     model, (x, y) = network("mobile_block"), data("mobile_block", 6)
     v = {name: torch.randn(6, *p.shape, dtype=torch.float64) for name, p in model.named_parameters()}
     several = at_a_time(cache, monkeypatch, lambda: bnrewrite.transform(model, (x, y), vectors=6))
-    assert sum(node.target == DIRECTION for node in several.graph.nodes) == calls
+    module = getattr(several, DIRECTION)
+    assert module.count / module.size == calls
     same_as_double_backward(several(x, y, v)[2], model, x, y, v)
 
 
@@ -300,6 +302,34 @@ def test_blocks_from_residuals_converted_and_pickled(monkeypatch: pytest.MonkeyP
     assert relative_error(converted, found) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("batch", "written"), [(6, {product_into, copied_into}), (99, {sum_into, product_into})]
+)
+def test_products_are_written_where_they_are_wanted(
+    batch: int, written: set[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into one tensor of all directions; joined afterwards where autograd records or a function is transformed."""
+    monkeypatch.setattr(directions, "CACHE", 1)
+    monkeypatch.setattr(directions, "LARGE", 1)
+    entry = MODELS["resnet8_digits"]
+    model, (x, y) = entry.build_small(dtype=torch.float64), entry.example(batch, dtype=torch.float64)
+    v = block_of(model, 2)
+    primal, apply = bnrewrite.linearize(model, (x, y), vectors=2)
+    residuals = primal(x, y)[2]
+    found = apply(residuals, v)
+    same_as_double_backward(found, model, x, y, v)
+    assert all(part.is_contiguous() for part in found.values())
+    targets = {node.target for node in getattr(apply, DIRECTION).module.graph.nodes}
+    assert written <= targets
+    again = apply(residuals, {name: 2 * part for name, part in v.items()})
+    same_as_double_backward(found, model, x, y, v)  # not overwritten
+    recorded = apply(residuals, {name: part.requires_grad_() for name, part in v.items()})
+    assert all(part.requires_grad for part in recorded.values())
+    for name, part in found.items():
+        torch.testing.assert_close(again[name], 2 * part)
+        torch.testing.assert_close(recorded[name], part)
+
+
 def at_a_time(cache: int | None, monkeypatch: pytest.MonkeyPatch, made: Callable[[], Any]) -> Any:
     """What `made` makes with a cache of that many bytes; None: for three directions at a time."""
     if cache is None:
@@ -310,7 +340,7 @@ def at_a_time(cache: int | None, monkeypatch: pytest.MonkeyPatch, made: Callable
 
 
 def same_as_double_backward(found: Parts, model: nn.Module, x: Tensor, y: Tensor, v: Parts) -> None:
-    for k in range(6):
+    for k in range(len(next(iter(v.values())))):
         _, _, expected = truth(model, x, y, {name: part[k] for name, part in v.items()})
         assert relative_error({name: found[name][k] for name in v}, expected) < 1e-11
 

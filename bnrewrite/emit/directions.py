@@ -2,7 +2,8 @@
 
 One operation over all K directions costs less than K operations where tensors are small, and more where they are large:
 what it writes has left the cache before the next operation reads it, and the kernels for convolutions are slower on
-batches of thousands. So a module for F directions is called K / F times, with F as large as the cache allows.
+batches of thousands. So a module for F directions is called K / F times, with F as large as the cache allows. Where F
+is one, it writes large products into the tensor of all K.
 """
 
 from __future__ import annotations
@@ -20,14 +21,61 @@ from ..passes.graph import Input, JointGraph
 from ..passes.linearize import Linearized
 from ..passes.simplify import SIMPLIFY, size_of
 from .graph_module import CHECK, CheckCall, assemble, grouped
+from .into import computed_into
 from .layout import channels_last, convolved, is_image, ordered
 from .linearized import CheckApply, residual_shapes
 
 CACHE = 1 << 20
 """Bytes that the largest tensor of one operation over several directions may have: a core's share of the cache."""
 
+LARGE = 1 << 16
+"""Bytes from which a product is written where it is wanted, and not copied there."""
+
 DIRECTION = "bnrewrite_directions"
-"""Attribute name of the module that computes the products for some of the directions."""
+"""Attribute name of the module that computes the products for all directions."""
+
+
+class Directions(nn.Module):
+    """`directions(residuals, v)` -> tuple of products for all `count` directions: `module(residuals, v, first, outs)`
+    computes those for `size` of them, from `first` on.
+
+    `names`: of the parameters that the products belong to; `large`: which of these the module writes into `outs`.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, count: int, size: int, names: Sequence[str], large: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.module, self.count, self.size = module, count, size
+        self.names, self.large = list(names), list(large)
+
+    def forward(self, residuals: Sequence[Tensor], v: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        wholes: dict[int, Tensor] = {}
+        if self.large and _is_plain([*residuals, *v.values()]):
+            wholes = {i: torch.empty_like(v[self.names[i]], memory_format=_IN_ORDER) for i in self.large}
+        found = []
+        for first in range(0, self.count, self.size):
+            outs = [wholes[i][first] if i in wholes else None for i in self.large]
+            parts = self.module(residuals, v, first, outs)
+            found.append([None if i in wholes else part for i, part in enumerate(parts)])
+        join: Any = torch.stack if self.size == 1 else torch.cat
+        return tuple(
+            wholes[i] if i in wholes else join([parts[i] for parts in found]) for i in range(len(self.names))
+        )
+
+
+_IN_ORDER = torch.contiguous_format
+
+
+def _is_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are numbers in memory: neither recorded by autograd nor seen by a compiler or a transformation of
+    functions, none of which knows of results in given memory."""
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return False
+    try:
+        return all(t.numel() == 0 or t.data_ptr() for t in tensors)
+    except RuntimeError:
+        return False
 
 
 class ChooseDirections(nn.Module):
@@ -48,7 +96,7 @@ def build_directions(parts: Linearized, check: CheckCall) -> fx.GraphModule:
     graph = fx.Graph()
     roots = {"input": graph.placeholder("input"), "target": graph.placeholder("target")}
     v = graph.placeholder("v")
-    directions = _Directions(parts.apply, graph)
+    directions = _Call(parts.apply, graph)
     checked = graph.call_module(CHECK, (roots["input"], roots["target"], v))
 
     def results(names: Sequence[str], nodes: Sequence[fx.Node]) -> tuple[Any, ...]:
@@ -69,7 +117,7 @@ def build_apply_directions(apply: JointGraph, check: CheckCall) -> fx.GraphModul
     """`apply(residuals, v)` for the K directions that `v` holds."""
     graph = fx.Graph()
     residuals, v = graph.placeholder("residuals"), graph.placeholder("v")
-    directions = _Directions(apply, graph)
+    directions = _Call(apply, graph)
     checked = graph.call_module(CHECK, (residuals, v))
 
     def results(names: Sequence[str], nodes: Sequence[fx.Node]) -> Any:
@@ -92,16 +140,18 @@ def build_apply_directions(apply: JointGraph, check: CheckCall) -> fx.GraphModul
     )
 
 
-class _Directions:
-    """The module for F directions, and its calls in `graph`."""
+class _Call:
+    """The module for all directions, and its call in `graph`."""
 
     def __init__(self, apply: JointGraph, graph: fx.Graph) -> None:
         self.graph, self.count = graph, int(apply.meta["vectors"])  # type: ignore[call-overload]
         self.owned = [node for node, entry in _entries(apply) if entry.owned and node.users]
         self.reordered = channels_last(apply)
         self.images = [self.reordered and is_image(node) and convolved(node) for node in self.owned]
-        self.size = _at_once(apply, self.count)
-        self.module = _module(apply, self.size)
+        size = _at_once(apply, self.count)
+        large = _large(apply) if size == 1 else []
+        parameters = [name.split(".", 1)[1] for name in apply.outputs]
+        self.module = Directions(_module(apply, size, large), self.count, size, parameters, large)
         self.names = apply.outputs
 
     def products(self, residuals: list[fx.Node], v: fx.Node) -> tuple[dict[str, fx.Node], ...]:
@@ -110,18 +160,9 @@ class _Directions:
         for i, image in enumerate(self.images, start):
             if image:  # once rather than in every call
                 residuals[i] = ordered(self.graph, residuals[i], torch.channels_last)
-        calls = [
-            self.graph.call_module(DIRECTION, (tuple(residuals), v, first))
-            for first in range(0, self.count, self.size)
-        ]
-        join = torch.stack if self.size == 1 else torch.cat
-        joined = [
-            self.graph.call_function(
-                join, ([self.graph.call_function(operator.getitem, (call, i)) for call in calls],)
-            )
-            for i in range(len(self.names))
-        ]
-        return tuple(grouped(self.names, joined).values())
+        products = self.graph.call_module(DIRECTION, (tuple(residuals), v))
+        parts = [self.graph.call_function(operator.getitem, (products, i)) for i in range(len(self.names))]
+        return tuple(grouped(self.names, parts).values())
 
 
 def _at_once(apply: JointGraph, count: int) -> int:
@@ -136,9 +177,17 @@ def _at_once(apply: JointGraph, count: int) -> int:
     return max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * largest <= CACHE))
 
 
-def _module(apply: JointGraph, size: int) -> fx.GraphModule:
-    """`module(residuals, v, first)` -> tuple of products in the order of `apply.outputs`; `residuals` end with what
-    the model owns."""
+def _large(apply: JointGraph) -> list[int]:
+    """Which outputs are at least `LARGE`."""
+    batch: int = apply.meta["batch"]  # type: ignore[assignment]
+    returned: Any = apply.graph.output_node().args[0]
+    vals = [node.meta["val"] for node in returned]
+    return [i for i, val in enumerate(vals) if size_of(val, batch) * val.element_size() >= LARGE]
+
+
+def _module(apply: JointGraph, size: int, large: Sequence[int]) -> fx.GraphModule:
+    """`module(residuals, v, first, outs)` -> tuple of products in the order of `apply.outputs`; `residuals` end with
+    what the model owns, `outs` are memory for the `large` ones, or None."""
     joint = apply if size == 1 else block(apply, size)
     if size > 1:
         SIMPLIFY.run(joint.graph, "block-")
@@ -148,10 +197,18 @@ def _module(apply: JointGraph, size: int) -> fx.GraphModule:
         for node, entry in _entries(apply)
     ]
     graph = fx.Graph()
-    residuals, v, first = (graph.placeholder(name) for name in ("residuals", "v", "first"))
+    residuals, v, first, outs = (graph.placeholder(name) for name in ("residuals", "v", "first", "outs"))
+    memory = {i: graph.call_function(operator.getitem, (outs, place)) for place, i in enumerate(large)}
     roots = {"input": residuals, "vector": graph.call_module(CHECK, (v, first))}
+
+    def results(names: Sequence[str], nodes: Sequence[fx.Node]) -> tuple[fx.Node, ...]:
+        return tuple(
+            computed_into(graph, node, memory[i]) if i in memory and nodes.count(node) == 1 else node
+            for i, node in enumerate(nodes)
+        )
+
     door = ChooseDirections(None if size == 1 else size)
-    return assemble(replace(joint, inputs=inputs), graph, roots, door, lambda names, nodes: tuple(nodes))
+    return assemble(replace(joint, inputs=inputs), graph, roots, door, results)
 
 
 def _handing_on(primal: JointGraph, owned: Sequence[fx.Node]) -> JointGraph:
