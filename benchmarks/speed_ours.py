@@ -62,6 +62,11 @@ def transform_block(point: Point) -> Prepared:
     return _graph(point, "hvp", len(point.vectors))
 
 
+def transform_block_fused(point: Point) -> Prepared:
+    """The same with what stands between convolutions compiled."""
+    return _graph(point, "hvp", len(point.vectors), fuse=True)
+
+
 def _apply(point: Point, vectors: int | None, product: str = "hvp", fuse: bool = False) -> Prepared:
     stages = Stages()
     with _silent(), stages.step("linearize"):
@@ -147,6 +152,9 @@ OURS: dict[str, Method] = {
     "apply_fused": Method("linearize, fuse=True: apply", "apply", apply_fused),
     "onnx_apply": Method("onnxruntime: apply of a pair", "apply", onnx_apply),
     "transform_block": Method("transform, {K} at once", "hvp", transform_block, block=True),
+    "transform_block_fused": Method(
+        "transform, fuse=True, {K} at once", "hvp", transform_block_fused, block=True
+    ),
     "apply_block": Method("linearize: apply, {K} at once", "apply", apply_block, block=True),
     "transform_ggn": Method("transform: loss, gradient, G v", "ggn", transform_ggn),
     "apply_ggn": Method("linearize: apply, G v", "ggn", apply_ggn),

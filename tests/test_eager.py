@@ -225,6 +225,7 @@ def test_products_of_products_share_factors_too() -> None:
 CONVOLUTIONS = [
     ((3, 4, 5, 6), (7, 4, 1, 1), (1, 1), (0, 0)),
     ((3, 4, 5, 6), (7, 4, 1, 1), (2, 2), (0, 0)),
+    ((3, 4, 5, 7), (7, 4, 1, 1), (3, 2), (0, 0)),
     ((3, 4, 5, 6), (7, 4, 1, 1), (1, 1), (1, 1)),
     ((3, 4, 5, 6), (7, 4, 3, 3), (1, 1), (1, 1)),
     ((3, 4, 6, 7), (2, 4, 3, 3), (2, 2), (1, 1)),
@@ -247,6 +248,7 @@ def test_convolutions_as_matrix_products(
     found = [
         (convolutions.value(x, w, b, stride, padding, y.shape[2:]), y),
         (convolutions.data(y_bar, x, w, stride, padding), x_bar),
+        (convolutions.data_in_order(y_bar, x, w, stride, padding), x_bar),
         (convolutions.weight(y_bar, x, w, stride, padding), w_bar),
     ]
     for result, expected in found:

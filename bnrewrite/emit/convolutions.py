@@ -10,6 +10,9 @@ are slower, and without the taps of a filter that see nothing but padding.
 On images smaller than half a filter the outer taps always fall beside the image: a filter of 5 x 5 on 2 x 2 pixels is
 one of 3 x 3, and the outer rows of its gradient are zero.
 
+A filter of 1 x 1 with a stride reads the pixels that it sees, and its adjoint writes them apart, for which PyTorch's
+kernels take 1.2 to 4 times as long.
+
 Several products of one convolution read the same rows and windows, which are made once.
 """
 
@@ -33,6 +36,9 @@ FEW_ROWS = 64
 """Convolutions with at most so many pixels in the example's batch are matrix products: there the kernels spend their
 time on reordering weights."""
 
+SOME_ROWS = 512
+"""Pixels up to which the gradient of a filter of 1 x 1 with a stride is a matrix product, channels last."""
+
 FILTERS_A_ROW = 4
 """So are gradients of weights with at least so many filters for each of these pixels: the kernels reorder a result that
 is larger than the factors (512 filters of 512 x 3 x 3 and 32 images of 2 x 2 pixels: 0.3 to 0.9 of their time)."""
@@ -55,6 +61,17 @@ def windows(x: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequ
 def image(r: Tensor, size: Sequence[Any]) -> Tensor:
     """(N H W, C) -> (N, C, H, W), channels last in memory, for `size` (N, H, W)."""
     return r.reshape(*size, r.shape[1]).permute(0, 3, 1, 2)
+
+
+def apart(x: Tensor, size: Sequence[Any], stride: Sequence[int]) -> Tensor:
+    """(N, C, H', W') -> (N, C, H, W) for `size` (H, W): the pixels `stride` apart, zeros between them."""
+    if list(stride) == [1, 1]:
+        return x
+    n, c, h, w = x.shape
+    cells = x.permute(0, 2, 3, 1).reshape(n, h, 1, w, 1, c)
+    wide = pad(cells, (0, 0, 0, stride[1] - 1, 0, 0, 0, stride[0] - 1))
+    wide = wide.reshape(n, h * stride[0], w * stride[1], c)[:, : size[0], : size[1]]
+    return wide.permute(0, 3, 1, 2)
 
 
 def seen_by(w: Tensor, x: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
@@ -81,11 +98,18 @@ def value(
 def data(y_bar: Tensor, x: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
     """The adjoint with respect to x, of which only the shape is used."""
     seen_bar = rows(y_bar).mm(matrix(w))
-    if list(w.shape[2:]) == [1, 1] and list(stride) == [1, 1] and not any(padding):
-        return image(seen_bar, [x.shape[0], *x.shape[2:]])
+    if list(w.shape[2:]) == [1, 1] and not any(padding):
+        return apart(image(seen_bar, [x.shape[0], *y_bar.shape[2:]]), x.shape[2:], stride)
     places = y_bar.shape[2] * y_bar.shape[3]
     columns = seen_bar.reshape(x.shape[0], places, seen_bar.shape[1]).transpose(1, 2)
     return aten.col2im(columns, x.shape[2:], w.shape[2:], [1, 1], padding, stride)
+
+
+def data_in_order(
+    y_bar: Tensor, x: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """The same with the channels first in memory."""
+    return data(y_bar, x, w, stride, padding).contiguous()
 
 
 def weight(y_bar: Tensor, x: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
@@ -185,29 +209,43 @@ def _lowered(splicer: Splicer, node: fx.Node, values: dict[fx.Node, Any], reorde
         return None
     y = node if forward else args[0]
     size = y.meta["val"].shape[2:]
-    single = list(shape[2:]) == [1, 1] and list(stride) == [1, 1] and not any(padding)
-    free = single and (reordered or size.numel() == 1)  # rows without a copy
-    of_weight = not forward and list(args[10]) == [False, True, False]
-    count = size.numel() * batch
-    few = count <= FEW_ROWS or (of_weight and count * FILTERS_A_ROW <= shape[0])
+    role = "value" if forward else _ROLES.get(tuple(args[10]))
     functions: tuple[Any, Any, Any]
     last: tuple[Any, ...] = ()
     geometry: tuple[Any, ...] = (list(stride), list(padding))
-    if groups == 1 and (free or few):
-        functions, last = (value, data, weight), (list(size),)
+    if groups == 1 and _is_product(role, shape, stride, padding, size.numel(), batch, reordered):
+        functions, last = (value, data if reordered else data_in_order, weight), (list(size),)
     else:
         taps = taps_used(x.meta["val"].shape[2:], shape[2:], stride, padding)
         if taps is None:
             return None
         functions = (cropped_value, cropped_data, cropped_weight)
         geometry = (*geometry, groups, taps)
-    if forward:
+    if role == "value":
         return _call(splicer, node, values, functions[0], x, w, args[2], *geometry, *last)
-    if of_weight:
-        return [None, _call(splicer, node, values, functions[2], y, x, w, *geometry), None]
-    if list(args[10]) == [True, False, False]:
+    if role == "data":
         return [_call(splicer, node, values, functions[1], y, x, w, *geometry), None, None]
+    if role == "weight":
+        return [None, _call(splicer, node, values, functions[2], y, x, w, *geometry), None]
     return None
+
+
+_ROLES = {(True, False, False): "data", (False, True, False): "weight"}
+
+
+def _is_product(
+    role: str | None, shape: Any, stride: Any, padding: Any, places: int, batch: int, reordered: bool
+) -> bool:
+    """Whether the convolution with weights of `shape`, or its adjoint, is faster as a matrix product; `places`: pixels
+    of one image of its result."""
+    count = places * batch
+    if count <= FEW_ROWS or (role == "weight" and count * FILTERS_A_ROW <= shape[0]):
+        return True
+    if list(shape[2:]) != [1, 1] or any(padding):
+        return False
+    if list(stride) == [1, 1]:
+        return reordered or places == 1  # rows without a copy
+    return role == "data" or (reordered and (role == "value" or count <= SOME_ROWS))
 
 
 def _call(splicer: Splicer, node: fx.Node, values: dict[fx.Node, Any], function: Any, *args: Any) -> Any:

@@ -22,7 +22,7 @@ from ..passes.linearize import Linearized
 from ..passes.simplify import SIMPLIFY, size_of
 from .graph_module import CHECK, CheckCall, assemble, grouped
 from .into import computed_into
-from .layout import channels_last, convolved, is_image, ordered
+from .layout import channels_last, is_read_in_order, ordered
 from .linearized import CheckApply, residual_shapes
 
 CACHE = 1 << 20
@@ -147,7 +147,7 @@ class _Call:
         self.graph, self.count = graph, int(apply.meta["vectors"])  # type: ignore[call-overload]
         self.owned = [node for node, entry in _entries(apply) if entry.owned and node.users]
         self.reordered = channels_last(apply)
-        self.images = [self.reordered and is_image(node) and convolved(node) for node in self.owned]
+        self.images = [self.reordered and is_read_in_order(node) for node in self.owned]
         size = _at_once(apply, self.count)
         large = _large(apply) if size == 1 else []
         parameters = [name.split(".", 1)[1] for name in apply.outputs]

@@ -21,7 +21,7 @@ from torch.fx.graph_module import reduce_graph_module
 from ..errors import InputError
 from ..passes.graph import Input, JointGraph, is_saved
 from .eager import eager
-from .layout import channels_last, convolved, is_image, ordered
+from .layout import channels_last, is_image, is_read_in_order, ordered
 
 CHECK = "bnrewrite_check"
 """Attribute name of the module that checks the arguments of a call."""
@@ -199,7 +199,7 @@ def assemble(
     for node, entry in zip(placeholders, joint.inputs, strict=True):
         copied[node] = _door(graph, entry, roots)
         copied[node].meta.update(node.meta)
-        if reorder and is_image(node) and convolved(node):
+        if reorder and is_read_in_order(node):
             copied[node] = ordered(graph, copied[node], torch.channels_last)
         if entry.owned:
             attributes[entry.name] = entry.tensor

@@ -43,8 +43,11 @@ def is_image(node: fx.Node) -> bool:
     return isinstance(val, torch.Tensor) and val.dim() == 4 and val.is_floating_point()
 
 
-def convolved(node: fx.Node) -> bool:
-    """Whether anything but a matrix product reads `node`, a tensor that is not of the graph's own making."""
+def is_read_in_order(node: fx.Node) -> bool:
+    """Whether the order of axes of `node`, a tensor that is not of the graph's own making, matters: an image of more
+    than one pixel that anything but a matrix product reads."""
+    if not is_image(node) or list(node.meta["val"].shape[2:]) == [1, 1]:
+        return False
     return any(user.target not in (aten.reshape.default, aten.view.default) for user in node.users)
 
 
