@@ -331,6 +331,31 @@ def test_products_are_written_where_they_are_wanted(
         torch.testing.assert_close(recorded[name], part)
 
 
+class Twins(nn.Module):
+    """Two layers whose gradients and products are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", lambda z, y: z.sum()], ids=["the same", "zero"])
+def test_products_that_are_one_are_written_for_each(loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directions, "CACHE", 1)
+    monkeypatch.setattr(directions, "LARGE", 1)
+    monkeypatch.setattr(torch, "empty_like", lambda x, **options: torch.full_like(x, torch.nan, **options))
+    model, x, y = Twins().double(), t(5, 3), torch.tensor([0, 1, 2, 3, 0])
+    gm, v = bnrewrite.transform(model, (x, y), loss=loss, vectors=2), block_of(model, 2)
+    one = bnrewrite.transform(model, (x, y), loss=loss)
+    found = gm(x, y, v)[2]
+    for k in range(2):
+        expected = one(x, y, {name: part[k] for name, part in v.items()})[2]
+        torch.testing.assert_close({name: part[k] for name, part in found.items()}, dict(expected))
+
+
 def at_a_time(cache: int | None, monkeypatch: pytest.MonkeyPatch, made: Callable[[], Any]) -> Any:
     """What `made` makes with a cache of that many bytes; None: for three directions at a time."""
     if cache is None:

@@ -9,6 +9,7 @@ is one, it writes large products into the tensor of all K.
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from ..passes.graph import Input, JointGraph
 from ..passes.linearize import Linearized
 from ..passes.simplify import SIMPLIFY, size_of
 from .graph_module import CHECK, CheckCall, assemble, grouped
-from .into import computed_into
+from .into import computed_into, copied_into
 from .layout import channels_last, is_read_in_order, ordered
 from .linearized import CheckApply, residual_shapes
 
@@ -202,10 +203,14 @@ def _module(apply: JointGraph, size: int, large: Sequence[int]) -> fx.GraphModul
     roots = {"input": residuals, "vector": graph.call_module(CHECK, (v, first))}
 
     def results(names: Sequence[str], nodes: Sequence[fx.Node]) -> tuple[fx.Node, ...]:
-        return tuple(
-            computed_into(graph, node, memory[i]) if i in memory and nodes.count(node) == 1 else node
-            for i, node in enumerate(nodes)
-        )
+        often = Counter(nodes)
+        returned = list(nodes)
+        for i, out in memory.items():
+            if often[nodes[i]] == 1:
+                returned[i] = computed_into(graph, nodes[i], out)
+            else:  # one product of several parameters
+                returned[i] = graph.call_function(copied_into, (out, nodes[i]))
+        return tuple(returned)
 
     door = ChooseDirections(None if size == 1 else size)
     return assemble(replace(joint, inputs=inputs), graph, roots, door, results)
