@@ -8,8 +8,10 @@ batch axis is symbolic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import wraps
+from typing import Any, Literal
 
 import torch
 from torch import fx
@@ -75,6 +77,26 @@ def is_saved(output: str) -> bool:
     of a parameter behind it is the product R v."""
     kind, _, name = output.partition(".")
     return kind == "residual" and name.isdecimal()
+
+
+def val(node: Any) -> Any:
+    """The traced value of `node`: a tensor with symbolic sizes, or a size."""
+    return node.meta.get("val")
+
+
+def whole(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`function`, of tensors and lists of them, as one node of a graph: FX traces a pickled GraphModule again, and
+    would look inside."""
+
+    @wraps(function)
+    def node(*args: Any) -> Any:
+        for arg in args:
+            for leaf in arg if isinstance(arg, list) else (arg,):
+                if isinstance(leaf, fx.Proxy):
+                    return leaf.tracer.create_proxy("call_function", node, args, {})
+        return function(*args)
+
+    return node
 
 
 def place(node: fx.Node) -> str:

@@ -18,6 +18,7 @@ from test_eager import traced
 from torch import Tensor, fx, nn
 
 import bnrewrite
+from bnrewrite.emit import compiling
 from bnrewrite.emit.fused import Kernel, fuse, library
 from bnrewrite.emit.fused.c_source import RUN, SMALL
 from bnrewrite.emit.fused.operations import EXPRESSIONS
@@ -405,14 +406,14 @@ def test_each_distinct_kernel_is_compiled_once(monkeypatch: pytest.MonkeyPatch) 
     for blocks in (3, 6):
         gm = bnrewrite.transform(deep(blocks), (x, y), fuse=True)
         kernels.append({(m.region, m.form) for m in gm.children() if isinstance(m, Kernel)})
-        monkeypatch.setattr(library, "_compiled", None)
+        monkeypatch.setattr(library, "_functions", None)
     assert kernels[0] == kernels[1] and len(kernels[0]) > 4
 
 
 def test_what_a_system_has_not_is_tried_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that compiles but does not load gives way to the next choice of flags."""
     tried: list[str] = []
-    whole = library.ctypes.CDLL
+    whole = compiling.ctypes.CDLL
 
     def cdll(path: str) -> Any:
         tried.append(path)
@@ -420,7 +421,7 @@ def test_what_a_system_has_not_is_tried_no_further(monkeypatch: pytest.MonkeyPat
             raise OSError("undefined symbol: _ZGVdN8v_expf")
         return whole(path)
 
-    monkeypatch.setattr(library.ctypes, "CDLL", cdll)
+    monkeypatch.setattr(compiling.ctypes, "CDLL", cdll)
     number, x = random.random(), t(2, 3, 4, 4)
     module = fused(lambda x: [torch.exp(x * number)], [t(2, 3, 4, 4)])
     torch.testing.assert_close(module(x)[0], torch.exp(x * number))

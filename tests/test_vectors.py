@@ -309,7 +309,8 @@ def test_blocks_from_residuals_converted_and_pickled(monkeypatch: pytest.MonkeyP
 def test_products_are_written_where_they_are_wanted(
     batch: int, written: set[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into one tensor of all directions; joined afterwards where autograd records or a function is transformed."""
+    """Into one tensor of all directions, also when restored or converted; joined afterwards where autograd records or a
+    function is transformed."""
     monkeypatch.setattr(directions, "CACHE", 1)
     monkeypatch.setattr(directions, "LARGE", 1)
     entry = MODELS["resnet8_digits"]
@@ -324,11 +325,18 @@ def test_products_are_written_where_they_are_wanted(
     assert written <= targets
     again = apply(residuals, {name: 2 * part for name, part in v.items()})
     same_as_double_backward(found, model, x, y, v)  # not overwritten
+    torch.testing.assert_close(pickle.loads(pickle.dumps(apply))(residuals, v), found)
+    _, derived = torch.func.jvp(lambda u: apply(residuals, u), (v,), (v,))  # linear: its own derivative
+    torch.testing.assert_close(derived, found)
     recorded = apply(residuals, {name: part.requires_grad_() for name, part in v.items()})
     assert all(part.requires_grad for part in recorded.values())
     for name, part in found.items():
         torch.testing.assert_close(again[name], 2 * part)
         torch.testing.assert_close(recorded[name], part)
+    single = apply.float()([r.float() if r.is_floating_point() else r for r in residuals], floats(v))
+    assert relative_error(single, found) < 1e-4 and {part.dtype for part in single.values()} == {
+        torch.float32
+    }
 
 
 class Twins(nn.Module):

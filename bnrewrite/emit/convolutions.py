@@ -19,7 +19,7 @@ Several products of one convolution read the same rows and windows, which are ma
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -168,10 +168,12 @@ def cropped_weight(
     return pad(inner, (left, w.shape[3] - right, top, w.shape[2] - bottom))
 
 
-def lower_convolutions(joint: JointGraph, reordered: bool) -> JointGraph:
+def lower_convolutions(
+    joint: JointGraph, reordered: bool, other: Callable[[fx.Node], bool] = lambda node: False
+) -> JointGraph:
     """Before: a joint graph; it is left as it is. After: one without convolutions that are faster in another form.
 
-    `reordered`: whether images have their channels last in memory.
+    `reordered`: whether images have their channels last in memory; `other`: which to leave for another pass.
     """
     batch: int = joint.meta["batch"]  # type: ignore[assignment]
     splicer = Splicer()
@@ -186,7 +188,7 @@ def lower_convolutions(joint: JointGraph, reordered: bool) -> JointGraph:
         elif node.target is operator.getitem and isinstance(values[node.args[0]], list):
             values[node] = values[node.args[0]][node.args[1]]
         else:
-            lowered = _lowered(splicer, node, values, reordered, batch)
+            lowered = None if other(node) else _lowered(splicer, node, values, reordered, batch)
             changed = changed or lowered is not None
             values[node] = splicer.copy(node, values.__getitem__) if lowered is None else lowered
         if isinstance(values[node], fx.Node):

@@ -7,21 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..passes.graph import whole
 from ..passes.simplify import same_shape
+from . import winograd
 
 aten = torch.ops.aten
 
 
+@whole
 def product_into(out: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """The matrix product, in the memory of `out`, which is contiguous."""
     return torch.mm(a, b) if out is None else torch.mm(a, b, out=out.view(a.shape[0], b.shape[1]))
 
 
+@whole
 def sum_into(out: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """The sum of two tensors of one shape, in the memory of `out`, which is contiguous."""
     return torch.add(a, b) if out is None else torch.add(a, b, out=out.view(a.shape))
 
 
+@whole
 def copied_into(out: Tensor | None, x: Tensor) -> Tensor:
     """`x`, copied to `out`."""
     return x if out is None else out.copy_(x)
@@ -46,6 +51,8 @@ def computed_into(graph: fx.Graph, node: fx.Node, out: fx.Node) -> fx.Node:
 def _writer(node: fx.Node) -> Any:
     if node.target is aten.mm.default:
         return product_into
+    if node.target is winograd.weight:
+        return winograd.weight_into
     if node.target in (aten.add.Tensor, aten.add_.Tensor) and not node.kwargs and len(node.args) == 2:
         vals = [arg.meta.get("val") if isinstance(arg, fx.Node) else None for arg in node.args]
         if all(isinstance(val, Tensor) for val in vals) and same_shape(*vals):

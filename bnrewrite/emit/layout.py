@@ -1,9 +1,9 @@
 """Which order of axes in memory a GraphModule computes images in.
 
 With the channels last, a pointwise convolution is a matrix product of what lies in memory, sums over a channel are one
-kernel, and depthwise convolutions are faster; other convolutions are slower with the images and batches of ResNets
-(docs/performance.md has the figures). So a network in which most convolutions are of the first kinds is computed with
-the channels last, whatever comes in.
+kernel, and depthwise convolutions are faster, as are those of 3 x 3 with `fuse=True`; other convolutions are slower
+with the images and batches of ResNets (docs/performance.md has the figures). So a network in which most convolutions
+are of the first kinds is computed with the channels last, whatever comes in.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import torch
 from torch import fx
 
 from ..passes.graph import JointGraph
+from .winograd import is_tiled
 
 aten = torch.ops.aten
 
 
 def channels_last(joint: JointGraph) -> bool:
-    """Whether most convolutions are depthwise or pointwise, on images with two axes."""
+    """Whether most convolutions are depthwise or pointwise, or tiled, on images with two axes."""
+    tiled = bool(joint.meta.get("fuse"))
     filters = [node for node in joint.graph.nodes if node.target is aten.convolution.default]
-    mixing_less = [node for node in filters if _is_depthwise(node) or _is_pointwise(node)]
-    return 2 * len(mixing_less) > len(filters) > 0
+    faster = [n for n in filters if _is_depthwise(n) or _is_pointwise(n) or (tiled and is_tiled(n))]
+    return 2 * len(faster) > len(filters) > 0
 
 
 def _is_depthwise(node: fx.Node) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ...passes.graph import val
 from ...passes.pipeline import Pass
 from ...passes.simplify import same_shape
-from .values import val
 
 aten = torch.ops.aten
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from ...passes.graph import val
 from ...passes.pipeline import Pass
 from ...passes.simplify import same_shape, size_of
-from .values import val
 
 aten = torch.ops.aten
 

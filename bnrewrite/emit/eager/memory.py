@@ -7,9 +7,10 @@ import operator
 import torch
 from torch import fx
 
+from ...passes.graph import val
 from ...passes.pipeline import Pass
 from ...passes.simplify import same_shape
-from .values import val
+from .. import winograd
 
 aten = torch.ops.aten
 
@@ -81,6 +82,8 @@ def _is_fresh(node: fx.Node) -> bool:
     """Whether the result of `node` shares no memory with its arguments other than one that it has taken over."""
     if node.target is operator.getitem:
         return _is_fresh(node.args[0])  # type: ignore[arg-type]
+    if node.target in winograd.FUNCTIONS:
+        return True
     schema = getattr(node.target, "_schema", None)
     if node.op != "call_function" or schema is None or node.target in _MAY_ALIAS:
         return False

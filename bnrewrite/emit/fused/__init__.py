@@ -13,8 +13,9 @@ import torch
 from torch import fx
 
 from ...passes.graph import JointGraph
+from ..addresses import NAMES
 from .clusters import Grouping
-from .kernel import NAMES, Kernel
+from .kernel import Kernel
 from .library import load
 from .operations import channels_of
 from .region import Placed, is_image_step, region_of

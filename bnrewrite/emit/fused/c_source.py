@@ -19,11 +19,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Literal
 
+from ..addresses import Real
 from .operations import EXPRESSIONS
 from .region import Ref, Region, Step
 
 Form = Literal["rows", "planes"]
-Real = Literal["float", "double"]
 
 HEAD = """#include <stdint.h>
 #include <stdlib.h>

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from .. import winograd
 from .operations import Frame, channels_of, frame_of
 from .region import is_channel_step, is_image_step, is_total
 from .schedule import acyclic
@@ -136,7 +137,13 @@ class Grouping:
         return False
 
 
-_HEAVY = {aten.convolution.default, aten.convolution_backward.default, aten.mm.default, aten.addmm.default}
+_HEAVY = {
+    aten.convolution.default,
+    aten.convolution_backward.default,
+    aten.mm.default,
+    aten.addmm.default,
+    *winograd.FUNCTIONS,
+}
 
 
 def _about(node: fx.Node) -> tuple[Frame | None, int | None]:

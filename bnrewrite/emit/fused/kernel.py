@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .c_source import Form, Real
+from ..addresses import NAMES, addresses, are_numbers
+from .c_source import Form
 from .library import loaded
 from .region import Region
-
-NAMES: dict[torch.dtype, Real] = {torch.float32: "float", torch.float64: "double"}
 
 
 class Kernel(nn.Module):
@@ -56,25 +55,21 @@ class Kernel(nn.Module):
 
     def forward(self, *args: Any) -> tuple[Tensor, ...]:
         tensors = args[: self.tensors]
-        dtype = tensors[0].dtype
-        if not self._fits(tensors, dtype):
+        if not are_numbers(tensors):
             return self.aside(*args)
         region, n, p = self.region, 1, 1
         if region.images:
             n, p = tensors[0].shape[0], tensors[0].shape[2:].numel()
         kept = [self._ordered(t) if i < region.images else t.contiguous() for i, t in enumerate(tensors)]
-        try:
-            pointers = [t.data_ptr() for t in kept]
-        except RuntimeError:
-            pointers = [0]
-        if 0 in pointers:  # a tensor without memory: torch.func is at work, or there is nothing in it
+        pointers = addresses(kept)
+        if pointers is None:
             return self.aside(*args)
         results = tuple(
             torch.empty_like(kept[0]) if shape is None else kept[0].new_empty(shape) for shape in self.shapes
         )
         of_images, of_channels, of_results = self._pointers
         images = region.images + region.spreads
-        self._function(dtype)(
+        self._function(kept[0].dtype)(
             of_images(*pointers[:images]),
             of_channels(*pointers[images:]),
             self._numbers(*args[self.tensors :]),
@@ -91,18 +86,6 @@ class Kernel(nn.Module):
         results: tuple[Tensor, ...] = self.plain(*args)
         return results
 
-    def _fits(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> bool:
-        if dtype not in NAMES or torch.compiler.is_compiling():
-            return False
-        recorded = torch.is_grad_enabled()
-        return all(
-            type(t) in _PLAIN
-            and t.dtype == dtype
-            and t.device.type == "cpu"
-            and not (recorded and t.requires_grad)
-            for t in tensors
-        )
-
     def _ordered(self, image: Tensor) -> Tensor:
         if self.form == "planes" or image.dim() == 2:
             return image.contiguous()
@@ -113,6 +96,3 @@ class Kernel(nn.Module):
         if found is None:
             found = self._functions[dtype] = loaded((self.region, self.form, NAMES[dtype]))
         return found
-
-
-_PLAIN = (Tensor, nn.Parameter)
