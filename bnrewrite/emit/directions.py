@@ -22,8 +22,8 @@ from ..passes.graph import Input, JointGraph
 from ..passes.linearize import Linearized
 from ..passes.simplify import SIMPLIFY, size_of
 from .graph_module import CHECK, CheckCall, assemble, grouped
-from .into import computed_into, copied_into
-from .layout import channels_last, is_read_in_order, ordered
+from .into import computed_into, copied_into, room_for
+from .layout import channels_last, is_compiled, is_read_in_order, ordered
 from .linearized import CheckApply, residual_shapes
 
 CACHE = 1 << 20
@@ -53,7 +53,7 @@ class Directions(nn.Module):
     def forward(self, residuals: Sequence[Tensor], v: dict[str, Tensor]) -> tuple[Tensor, ...]:
         wholes: dict[int, Tensor] = {}
         if self.large and _is_plain([*residuals, *v.values()]):
-            wholes = {i: torch.empty_like(v[self.names[i]], memory_format=_IN_ORDER) for i in self.large}
+            wholes = {i: room_for(v[self.names[i]]) for i in self.large}
         found = []
         for first in range(0, self.count, self.size):
             outs = [wholes[i][first] if i in wholes else None for i in self.large]
@@ -63,9 +63,6 @@ class Directions(nn.Module):
         return tuple(
             wholes[i] if i in wholes else join([parts[i] for parts in found]) for i in range(len(self.names))
         )
-
-
-_IN_ORDER = torch.contiguous_format
 
 
 def _is_plain(tensors: Sequence[Tensor]) -> bool:
@@ -148,7 +145,8 @@ class _Call:
         self.graph, self.count = graph, int(apply.meta["vectors"])  # type: ignore[call-overload]
         self.owned = [node for node, entry in _entries(apply) if entry.owned and node.users]
         self.reordered = channels_last(apply)
-        self.images = [self.reordered and is_read_in_order(node) for node in self.owned]
+        tiled = is_compiled(apply)
+        self.images = [self.reordered and is_read_in_order(node, tiled) for node in self.owned]
         size = _at_once(apply, self.count)
         large = _large(apply) if size == 1 else []
         parameters = [name.split(".", 1)[1] for name in apply.outputs]

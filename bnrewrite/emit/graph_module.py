@@ -21,7 +21,7 @@ from torch.fx.graph_module import reduce_graph_module
 from ..errors import InputError
 from ..passes.graph import Input, JointGraph, is_saved
 from .eager import eager
-from .layout import channels_last, is_image, is_read_in_order, ordered
+from .layout import channels_last, is_compiled, is_image, is_read_in_order, ordered
 
 CHECK = "bnrewrite_check"
 """Attribute name of the module that checks the arguments of a call."""
@@ -190,7 +190,7 @@ def assemble(
     `roots`: where inputs of each kind are found; `check`: the module that `graph` calls as `CHECK`; `results`: what is
     returned, from the names and nodes of the flat outputs; `modules`: others that it calls, by name.
     """
-    reorder = channels_last(joint)
+    reorder, tiled = channels_last(joint), is_compiled(joint)
     joint, kernels = eager(joint, reorder)
     copied: dict[fx.Node, fx.Node] = {}
     attributes: dict[str, Any] = {CHECK: check, **modules, **kernels}
@@ -199,7 +199,7 @@ def assemble(
     for node, entry in zip(placeholders, joint.inputs, strict=True):
         copied[node] = _door(graph, entry, roots)
         copied[node].meta.update(node.meta)
-        if reorder and is_read_in_order(node):
+        if reorder and is_read_in_order(node, tiled):
             copied[node] = ordered(graph, copied[node], torch.channels_last)
         if entry.owned:
             attributes[entry.name] = entry.tensor

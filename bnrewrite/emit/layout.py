@@ -14,14 +14,19 @@ import torch
 from torch import fx
 
 from ..passes.graph import JointGraph
-from .winograd import is_tiled
+from .winograd import are_filters, is_tiled
 
 aten = torch.ops.aten
 
 
+def is_compiled(joint: JointGraph) -> bool:
+    """Whether `fuse=True` asks for C."""
+    return bool(joint.meta.get("fuse"))
+
+
 def channels_last(joint: JointGraph) -> bool:
     """Whether most convolutions are depthwise or pointwise, or tiled, on images with two axes."""
-    tiled = bool(joint.meta.get("fuse"))
+    tiled = is_compiled(joint)
     filters = [node for node in joint.graph.nodes if node.target is aten.convolution.default]
     faster = [n for n in filters if _is_depthwise(n) or _is_pointwise(n) or (tiled and is_tiled(n))]
     return 2 * len(faster) > len(filters) > 0
@@ -45,12 +50,17 @@ def is_image(node: fx.Node) -> bool:
     return isinstance(val, torch.Tensor) and val.dim() == 4 and val.is_floating_point()
 
 
-def is_read_in_order(node: fx.Node) -> bool:
+def is_read_in_order(node: fx.Node, tiled: bool) -> bool:
     """Whether the order of axes of `node`, a tensor that is not of the graph's own making, matters: an image of more
-    than one pixel that anything but a matrix product reads."""
+    than one pixel that anything reads but a matrix product, or, where these are `tiled`, a convolution that has it for
+    its filters."""
     if not is_image(node) or list(node.meta["val"].shape[2:]) == [1, 1]:
         return False
-    return any(user.target not in (aten.reshape.default, aten.view.default) for user in node.users)
+    readers = [user for user in node.users if user.op != "output"]
+    return not all(user.target in _ANY_ORDER or (tiled and are_filters(node, user)) for user in readers)
+
+
+_ANY_ORDER = (aten.reshape.default, aten.view.default)
 
 
 def ordered(graph: fx.Graph, node: fx.Node, order: torch.memory_format) -> fx.Node:

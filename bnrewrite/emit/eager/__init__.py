@@ -14,6 +14,7 @@ from ...passes.pipeline import Pipeline
 from ...passes.rematerialize import rematerialize
 from ..convolutions import lower_convolutions
 from ..fused import Kernel, fuse
+from ..layout import is_compiled
 from ..winograd import TileConvolutions, is_tiled
 from .channel_sums import FuseChannelSums
 from .element_products import FuseProducts
@@ -31,14 +32,14 @@ def eager(joint: JointGraph, reordered: bool) -> tuple[JointGraph, dict[str, Ker
     """A copy of `joint` for execution operation by operation, and the kernels that it calls, by name (with `fuse`);
     `reordered`: images have their channels last."""
     batch: int = joint.meta["batch"]  # type: ignore[assignment]
-    tiled = bool(joint.meta.get("fuse")) and reordered
+    tiled = is_compiled(joint) and reordered
     joint = lower_convolutions(joint, reordered, is_tiled) if tiled else lower_convolutions(joint, reordered)
     if "loss" in joint.outputs:  # else there is no way forward
         joint = rematerialize(joint, batch, REPEAT)
     kernels: dict[str, Kernel] = {}
     if tiled:
         TileConvolutions()(joint.graph)
-    if joint.meta.get("fuse"):
+    if is_compiled(joint):
         joint, kernels = fuse(joint, reordered)
     Pipeline(
         [

@@ -5,6 +5,15 @@ They take 4 / 9 of the products, which pays where the channels are last in memor
 """
 
 from .functions import FUNCTIONS, data, value, weight, weight_into
-from .tiling import TileConvolutions, is_tiled
+from .tiling import TileConvolutions, are_filters, is_tiled
 
-__all__ = ["FUNCTIONS", "TileConvolutions", "data", "is_tiled", "value", "weight", "weight_into"]
+__all__ = [
+    "FUNCTIONS",
+    "TileConvolutions",
+    "are_filters",
+    "data",
+    "is_tiled",
+    "value",
+    "weight",
+    "weight_into",
+]

@@ -44,6 +44,15 @@ def is_tiled(node: fx.Node) -> bool:
     )
 
 
+def are_filters(node: fx.Node, call: fx.Node) -> bool:
+    """Whether `call`, before this pass or after it, reads `node` as its filters only, which lie as PyTorch has them."""
+    args: Any = call.args
+    if call.target in (value, data):
+        return node in args[1] and node not in args[0]
+    place = 1 if call.target is aten.convolution.default else 2
+    return is_tiled(call) and node is args[place] and node not in args[:place]
+
+
 @dataclass(frozen=True)
 class Sum:
     """Terms that one call of `function` adds up, and the bias that comes to a value."""
