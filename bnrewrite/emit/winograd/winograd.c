@@ -29,7 +29,8 @@ static int me(void) { return omp_get_thread_num(); }
 static int me(void) { return 0; }
 #endif
 
-#ifdef __AVX512F__
+/* Bytes of a vector, and rows of a product, for which there are registers; NARROW is for tests. */
+#if defined(__AVX512F__) && !defined(NARROW)
 #define WIDTH 64
 #define ROWS 12
 #else
@@ -47,10 +48,12 @@ static int me(void) { return 0; }
 #define TILES 96
 /* Bytes of transformed filters from which each panel of them is made, used and forgotten. */
 #define LARGE (3 << 20)
-/* Bytes of the tiles of one round of `correlate`. */
+/* Bytes of all tiles up to which, with large filters, they are transformed at once; else there are several rounds. */
+#define SHARED (12 << 20)
+/* Bytes of the tiles of one round of `correlate`, or those of its filters if they are more. */
 #define ROUND (3 << 20)
 /* Bytes of working memory up to which it is kept for the next call. */
-#define KEPT (16 << 20)
+#define KEPT (20 << 20)
 
 typedef real vec __attribute__((vector_size(WIDTH), aligned(sizeof(real)), may_alias));
 typedef real Taps[9][PANEL];
@@ -329,12 +332,14 @@ int convolve(int terms, const real *const *x, const real *const *w, real *y, int
 {
     const Sizes z = sizes_of(N, H, W, C, K, pad);
     const int64_t tiles = z.tiles, panels = z.panels, wide = z.wide;
-    /* Large filters: all tiles first, then panel by panel. Else all filters first, then some tiles at a time. */
+    /* Large filters: in each round many tiles first, then panel by panel. Else all filters first, then block by block. */
     const int large = (int64_t)sizeof(real) * terms * 16 * C * wide > LARGE;
+    const int64_t rounds = large ? (int64_t)sizeof(real) * terms * 16 * C * tiles / SHARED + 1 : 1;
+    const int64_t many = (tiles + rounds - 1) / rounds;
     const int64_t fitting = OWN / (int64_t)(16 * sizeof(real) * (large ? PANEL : C + wide));
-    int64_t blocks = (tiles - 1) / most(ROWS, least(fitting, TILES)) + 1;
-    if (!large) blocks = least(tiles, (blocks + threads - 1) / threads * threads);
-    const int64_t some = (tiles + blocks - 1) / blocks, far = large ? tiles * C : panels * C * PANEL;
+    int64_t blocks = (many - 1) / most(ROWS, least(fitting, TILES)) + 1;
+    if (!large) blocks = least(many, (blocks + threads - 1) / threads * threads);
+    const int64_t some = (many + blocks - 1) / blocks, far = large ? many * C : panels * C * PANEL;
     const int64_t own_size = 16 * (large ? some * PANEL + terms * C * PANEL : some * (C + wide));
 
     char *borrowed = borrow(bytes(C) + bytes(wide) + bytes(terms * 16 * far) + threads * bytes(own_size));
@@ -350,26 +355,29 @@ int convolve(int terms, const real *const *x, const real *const *w, real *y, int
         memset(g, 0, sizeof g);
         if (large) {
             real *m = own, *filters = own + 16 * some * PANEL;
+            for (int64_t round = 0; round < rounds; round++) {
+                const int64_t first = tiles * round / rounds, count = tiles * (round + 1) / rounds - first;
 #pragma omp for schedule(dynamic, 8)
-            for (int64_t i = 0; i < terms * tiles; i++) {
-                const int64_t t = i / tiles, at = i % tiles;
-                take_image(&z, x[t], at, zeros, shared + t * 16 * far + at * C, far);
-            }
-#pragma omp for schedule(dynamic)
-            for (int64_t q = 0; q < panels; q++) {
-                for (int64_t i = 0; i < terms * C; i++) {
-                    const int64_t t = i / C, c = i % C;
-                    take_filters(&z, w[t], turned, q, c, g, filters + (t * 16 * C + c) * PANEL, C * PANEL);
+                for (int64_t i = 0; i < terms * count; i++) {
+                    const int64_t t = i / count, at = i % count;
+                    take_image(&z, x[t], first + at, zeros, shared + t * 16 * far + at * C, far);
                 }
-                for (int64_t b = 0; b < blocks; b++) {
-                    const int64_t low = tiles * b / blocks, count = tiles * (b + 1) / blocks - low;
-                    for (int64_t i = 0; i < terms * 16; i++)
-                        multiply(shared + i * far + low * C, C, 1, count, filters + i * C * PANEL, C,
-                                 m + i % 16 * some * PANEL, PANEL, i >= 16);
-                    for (int64_t i = 0; i < count; i++) {
-                        const real *p[4];
-                        places(&z, y + q * PANEL, low + i, aside, p);
-                        image_of_tile(m + i * PANEL, some * PANEL, least(PANEL, K - q * PANEL), (real *const *)p);
+#pragma omp for schedule(dynamic)
+                for (int64_t q = 0; q < panels; q++) {
+                    for (int64_t i = 0; i < terms * C; i++) {
+                        const int64_t t = i / C, c = i % C;
+                        take_filters(&z, w[t], turned, q, c, g, filters + (t * 16 * C + c) * PANEL, C * PANEL);
+                    }
+                    for (int64_t low = 0; low < count; low += some) {
+                        const int64_t rows = least(some, count - low);
+                        for (int64_t i = 0; i < terms * 16; i++)
+                            multiply(shared + i * far + low * C, C, 1, rows, filters + i * C * PANEL, C,
+                                     m + i % 16 * some * PANEL, PANEL, i >= 16);
+                        for (int64_t i = 0; i < rows; i++) {
+                            const real *p[4];
+                            places(&z, y + q * PANEL, first + low + i, aside, p);
+                            image_of_tile(m + i * PANEL, some * PANEL, least(PANEL, K - q * PANEL), (real *const *)p);
+                        }
                     }
                 }
             }
@@ -410,9 +418,11 @@ int correlate(int terms, const real *const *x, const real *const *y, real *w, in
 {
     const Sizes z = sizes_of(N, H, W, C, K, pad);
     const int64_t tiles = terms * z.tiles, panels = z.panels, wide = z.wide;
-    /* Large filters: one round, then panel by panel; else as many rounds as keep the tiles in the cache. */
-    const int large = (int64_t)sizeof(real) * 16 * C * wide > LARGE;
-    const int64_t rounds = large ? 1 : 16 * (int64_t)sizeof(real) * (C + wide) * tiles / ROUND + 1;
+    const int64_t of_filters = (int64_t)sizeof(real) * 16 * C * wide;
+    const int64_t of_tiles = (int64_t)sizeof(real) * 16 * (C + wide) * tiles;
+    /* Large filters and few tiles: one round, panel by panel. Else as many rounds as keep the tiles in the cache. */
+    const int large = of_filters > LARGE && of_tiles <= SHARED;
+    const int64_t rounds = large ? 1 : of_tiles / most(ROUND, of_filters) + 1;
     const int64_t some = (tiles + rounds - 1) / rounds, panel = 16 * C * PANEL;
     const int64_t m_size = (large ? threads : panels) * panel;
 
