@@ -8,6 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
 
+from collections.abc import Iterator
 from typing import Any
 
 import onnxruntime
@@ -27,6 +28,15 @@ class OneThread(onnxruntime.InferenceSession):
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     onnxruntime.InferenceSession = OneThread
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """So many threads of PyTorch's, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,7 +7,7 @@ import io
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,15 +54,6 @@ def only_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a region ran as a graph")
 
     monkeypatch.setattr(Kernel, "aside", refuse)
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """So many threads, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 # One operation -----------------------------------------------------------------------------------------------------
