@@ -61,11 +61,11 @@ def random_vectors(session: Session, count: int, batch: int, seed: int) -> list[
     ]
 
 
-def rounded_copies(feeds: Mapping[str, Array], count: int = ROUNDED_COPIES) -> list[dict[str, Array]]:
-    """`feeds`, and `count` copies of it in which every floating-point input went to a neighbouring number."""
+def rounded_copies(feeds: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """`feeds`, and copies of it in which every floating-point input went to a neighbouring number."""
     rng = np.random.Generator(np.random.Philox(key=0))
     copies = [dict(feeds)]
-    for _ in range(count):
+    for _ in range(ROUNDED_COPIES):
         copy = dict(feeds)
         for name, array in feeds.items():
             if array.dtype.kind == "f" and name.split(".")[0] == "input":

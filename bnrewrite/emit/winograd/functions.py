@@ -66,20 +66,8 @@ def weight_into(out: Tensor | None, x: Sequence[Tensor], y_bar: Sequence[Tensor]
         w = x[0].new_empty([k, c, 3, 3]) if out is None else out.view(k, c, 3, 3)
         images, adjoints, result = _placed(x), _placed(y_bar), addresses([w])
         if images and adjoints and result:
-            _call(
-                "correlate",
-                w.dtype,
-                images,
-                adjoints,
-                *result,
-                n,
-                h,
-                v,
-                c,
-                k,
-                padding,
-                torch.get_num_threads(),
-            )
+            threads = torch.get_num_threads()
+            _call("correlate", w.dtype, images, adjoints, *result, n, h, v, c, k, padding, threads)
             return w
     w = x[0].new_empty([k, c, 3, 3])
     found = _sum([_adjoint(b, a, w, padding, 1) for a, b in zip(x, y_bar, strict=True)])
