@@ -7,10 +7,13 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from ..errors import InputError
+from .addresses import Real
 
 FLAGS = ("-O3", "-std=c11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math")
 CHOICES = (("-march=native", "-fopenmp", "-DVECTOR_EXP"), ("-march=native", "-fopenmp"), ("-fopenmp",), ())
@@ -50,3 +53,16 @@ def compiled(compiler: Sequence[str], source: Path, flags: Sequence[str] = ()) -
         f"fuse=True: the C compiler {' '.join(compiler)} failed: {said[:500]}. Name another one in the environment "
         "variable CC, or leave fuse=True out."
     )
+
+
+BYTES: dict[Real, int] = {"float": 4, "double": 8}
+
+
+def library_of(package: str, name: str, real: Real) -> ctypes.CDLL:
+    """The library of the source `name` of `package`, which may include `panels.h`, for numbers of this type."""
+    with tempfile.TemporaryDirectory(prefix="bnrewrite-") as folder:
+        for room, file in ((__package__, "panels.h"), (package, name)):
+            text = files(room).joinpath(file).read_text(encoding="utf-8")
+            Path(folder, file).write_text(text, encoding="utf-8")
+        flags = (f"-Dreal={real}", f"-DBYTES={BYTES[real]}", "-ffp-contract=fast")
+        return compiled(c_compiler(), Path(folder, name), flags)

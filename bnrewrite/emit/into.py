@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from ..passes.graph import whole
 from ..passes.simplify import same_shape
-from . import winograd
+from . import products, winograd
 
 aten = torch.ops.aten
 
@@ -60,6 +60,8 @@ def computed_into(graph: fx.Graph, node: fx.Node, out: fx.Node) -> fx.Node:
 def _writer(node: fx.Node) -> Any:
     if node.target is aten.mm.default:
         return product_into
+    if node.target is products.product:
+        return products.product_into
     if node.target is winograd.weight:
         return winograd.weight_into
     if node.target in (aten.add.Tensor, aten.add_.Tensor) and not node.kwargs and len(node.args) == 2:

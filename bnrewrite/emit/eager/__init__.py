@@ -15,6 +15,7 @@ from ...passes.rematerialize import rematerialize
 from ..convolutions import lower_convolutions
 from ..fused import Kernel, fuse
 from ..layout import is_compiled
+from ..products import SumProducts
 from ..winograd import TileConvolutions, is_tiled
 from .channel_sums import FuseChannelSums
 from .element_products import FuseProducts
@@ -45,6 +46,7 @@ def eager(joint: JointGraph, reordered: bool) -> tuple[JointGraph, dict[str, Ker
         [
             FuseChannelSums(reordered),
             AddBeforeViews(),
+            *([SumProducts(batch)] if is_compiled(joint) else []),
             FuseMatrixProducts(batch),
             ShareFactors(batch),
             FuseProducts(),

@@ -10,7 +10,7 @@ from torch import fx
 from ...passes.graph import val
 from ...passes.pipeline import Pass
 from ...passes.simplify import same_shape
-from .. import winograd
+from .. import products, winograd
 
 aten = torch.ops.aten
 
@@ -82,7 +82,7 @@ def _is_fresh(node: fx.Node) -> bool:
     """Whether the result of `node` shares no memory with its arguments other than one that it has taken over."""
     if node.target is operator.getitem:
         return _is_fresh(node.args[0])  # type: ignore[arg-type]
-    if node.target in winograd.FUNCTIONS:
+    if node.target in products.FUNCTIONS | winograd.FUNCTIONS:
         return True
     schema = getattr(node.target, "_schema", None)
     if node.op != "call_function" or schema is None or node.target in _MAY_ALIAS:

@@ -11,11 +11,8 @@ operations do the same.
 from __future__ import annotations
 
 import ctypes
-import tempfile
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +20,7 @@ from torch import Tensor
 
 from ...passes.graph import whole
 from ..addresses import NAMES, Real, addresses, are_numbers
-from ..compiling import c_compiler, compiled
+from ..compiling import library_of
 
 aten = torch.ops.aten
 
@@ -119,11 +116,7 @@ def _call(name: str, dtype: torch.dtype, first: _Placed, second: _Placed, *args:
 @cache
 def library(real: Real) -> Any:
     """`winograd.c` for this type, compiled once in a process."""
-    text = files(__package__).joinpath("winograd.c").read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory(prefix="bnrewrite-") as folder:
-        source = Path(folder) / f"winograd_{real}.c"
-        source.write_text(text, encoding="utf-8")
-        found = compiled(c_compiler(), source, (f"-Dreal={real}", "-ffp-contract=fast"))
+    found = library_of(__package__, "winograd.c", real)
     pointers, sizes = [ctypes.c_void_p] * 3, [ctypes.c_int64] * 6
     found.convolve.argtypes = [ctypes.c_int, *pointers, *sizes, ctypes.c_int, ctypes.c_int]
     found.correlate.argtypes = [ctypes.c_int, *pointers, *sizes, ctypes.c_int]

@@ -19,26 +19,13 @@
  * vectors wide.
  */
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "panels.h"
 #ifdef _OPENMP
 #include <omp.h>
 static int me(void) { return omp_get_thread_num(); }
 #else
 static int me(void) { return 0; }
 #endif
-
-/* Bytes of a vector, and rows of a product, for which there are registers; NARROW is for tests. */
-#if defined(__AVX512F__) && !defined(NARROW)
-#define WIDTH 64
-#define ROWS 12
-#else
-#define WIDTH 32
-#define ROWS 6
-#endif
-#define LANES ((int64_t)(WIDTH / sizeof(real)))
-#define PANEL (2 * LANES)
 
 /* Terms of a product that are added up before they join the rest: one long chain would lose digits. */
 #define RUN 64
@@ -52,74 +39,19 @@ static int me(void) { return 0; }
 #define SHARED (12 << 20)
 /* Bytes of the tiles of one round of `correlate`, or those of its filters if they are more. */
 #define ROUND (3 << 20)
-/* Bytes of working memory up to which it is kept for the next call. */
-#define KEPT (20 << 20)
 
-typedef real vec __attribute__((vector_size(WIDTH), aligned(sizeof(real)), may_alias));
-typedef real Taps[9][PANEL];
-#define AT(p) (*(vec *)(p))
-#define LOAD(p) (*(const vec *)(p))
+/* Channels of filters that are read or written together: what lies between two filters of a panel is then a whole number
+ * of vectors. */
+#define SOME LANES
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Matrix products ------------------------------------------------------------------------------------------------- */
-
-/* y = a b, or y += a b if `more`, of R rows: a[r, d] at a[r * row + d * step], a panel of b, y with `wide` columns. */
-#define PRODUCT(R) \
-static void product_##R(const real *restrict a, int64_t row, int64_t step, const real *restrict b, int64_t depth, \
-                        real *restrict y, int64_t wide, int more) \
-{ \
-    vec s[R][2]; \
-    _Pragma("GCC unroll 12") \
-    for (int r = 0; r < R; r++) s[r][0] = s[r][1] = (vec){0}; \
-    for (int64_t d = 0; d < depth; d++) { \
-        const vec b0 = LOAD(b + d * PANEL), b1 = LOAD(b + d * PANEL + LANES); \
-        _Pragma("GCC unroll 12") \
-        for (int r = 0; r < R; r++) { \
-            const vec x = a[r * row + d * step] - (vec){0}; \
-            s[r][0] += x * b0; \
-            s[r][1] += x * b1; \
-        } \
-    } \
-    if (more) { \
-        _Pragma("GCC unroll 12") \
-        for (int r = 0; r < R; r++) { \
-            s[r][0] += LOAD(y + r * wide); \
-            s[r][1] += LOAD(y + r * wide + LANES); \
-        } \
-    } \
-    _Pragma("GCC unroll 12") \
-    for (int r = 0; r < R; r++) { \
-        AT(y + r * wide) = s[r][0]; \
-        AT(y + r * wide + LANES) = s[r][1]; \
-    } \
-}
-PRODUCT(1) PRODUCT(2) PRODUCT(3) PRODUCT(4) PRODUCT(5) PRODUCT(6)
-#if ROWS > 6
-PRODUCT(7) PRODUCT(8) PRODUCT(9) PRODUCT(10) PRODUCT(11) PRODUCT(12)
-#endif
-
-typedef void Product(const real *, int64_t, int64_t, const real *, int64_t, real *, int64_t, int);
-
-static Product *const products[ROWS + 1] = {
-    0, product_1, product_2, product_3, product_4, product_5, product_6,
-#if ROWS > 6
-    product_7, product_8, product_9, product_10, product_11, product_12,
-#endif
-};
-
-/* The same of any number of rows, ROWS or a few less at a time. */
-static void multiply(const real *a, int64_t row, int64_t step, int64_t rows, const real *b, int64_t depth, real *y,
-                     int64_t wide, int more)
+/* y = a b, or y += a b if `more`: a product, RUN terms at a time. */
+static void multiply_runs(const real *a, int64_t row, int64_t step, int64_t rows, const real *b, int64_t depth, real *y,
+                          int64_t wide, int more)
 {
-    const int64_t parts = (rows + ROWS - 1) / ROWS;
     for (int64_t from = 0; from < depth; from += RUN)
-        for (int64_t part = 0; part < parts; part++) {
-            const int64_t low = rows * part / parts, high = rows * (part + 1) / parts;
-            products[high - low](a + low * row + from * step, row, step, b + from * PANEL, least(RUN, depth - from),
-                                 y + low * wide, wide, more || from);
-        }
+        multiply(a + from * step, row, step, rows, b + from * PANEL, least(RUN, depth - from), y, wide, more || from);
 }
 
 /* Transforms. The 16 places of a result lie `s` apart. -------------------------------------------------------------- */
@@ -185,11 +117,12 @@ static void tile_of_adjoint(const real *const *p, int64_t K, real *restrict o, i
 #undef COLUMN
 }
 
-/* G g G^T of PANEL filters, tap by tap. */
-static void tile_of_filters(Taps g, real *restrict o, int64_t s)
+/* G g G^T of PANEL filters; tap j of all of them lies at g + j * next. */
+static void tile_of_filters(const real *restrict g, int64_t next, real *restrict o, int64_t s)
 {
 #define TIMES_G(A, x0, x1, x2) \
     const vec A##0 = x0, A##1 = (real)0.5 * (x0 + x1 + x2), A##2 = (real)0.5 * (x0 - x1 + x2), A##3 = x2;
+#define G(j) LOAD(g + j * next + l)
 #define COLUMN(j) { \
     TIMES_G(u, a##j, b##j, d##j) \
     AT(o + j * s + l) = u0; \
@@ -197,26 +130,27 @@ static void tile_of_filters(Taps g, real *restrict o, int64_t s)
     AT(o + (8 + j) * s + l) = u2; \
     AT(o + (12 + j) * s + l) = u3; }
     for (int64_t l = 0; l < PANEL; l += LANES) {
-        TIMES_G(a, LOAD(g[0] + l), LOAD(g[1] + l), LOAD(g[2] + l))
-        TIMES_G(b, LOAD(g[3] + l), LOAD(g[4] + l), LOAD(g[5] + l))
-        TIMES_G(d, LOAD(g[6] + l), LOAD(g[7] + l), LOAD(g[8] + l))
+        TIMES_G(a, G(0), G(1), G(2))
+        TIMES_G(b, G(3), G(4), G(5))
+        TIMES_G(d, G(6), G(7), G(8))
         COLUMN(0) COLUMN(1) COLUMN(2) COLUMN(3)
     }
 #undef TIMES_G
+#undef G
 #undef COLUMN
 }
 
-/* G^T m G of PANEL filters, tap by tap. */
-static void filters_of_tile(const real *restrict m, int64_t s, Taps g)
+/* G^T m G of PANEL filters; tap j of all of them goes to g + j * PANEL. */
+static void filters_of_tile(const real *restrict m, int64_t s, real *restrict g)
 {
 #define TIMES_G(A, x0, x1, x2, x3) \
     const vec A##h = (real)0.5 * (x1 + x2), A##0 = x0 + A##h, A##1 = (real)0.5 * (x1 - x2), A##2 = A##h + x3;
 #define M(j) LOAD(m + j * s + l)
 #define COLUMN(j) { \
     TIMES_G(w, a##j, b##j, d##j, e##j) \
-    AT(g[j] + l) = w0; \
-    AT(g[3 + j] + l) = w1; \
-    AT(g[6 + j] + l) = w2; }
+    AT(g + j * PANEL + l) = w0; \
+    AT(g + (3 + j) * PANEL + l) = w1; \
+    AT(g + (6 + j) * PANEL + l) = w2; }
     for (int64_t l = 0; l < PANEL; l += LANES) {
         TIMES_G(a, M(0), M(1), M(2), M(3))
         TIMES_G(b, M(4), M(5), M(6), M(7))
@@ -270,51 +204,53 @@ static void places(const Sizes *z, const real *y, int64_t at, const real *aside,
     }
 }
 
-/* Row c of panel q of the filters; `turned`: by 180 degrees, of (C, K, 3, 3). */
-static void take_filters(const Sizes *z, const real *w, int turned, int64_t q, int64_t c, Taps g, real *o, int64_t s)
+/* Rows c to c + count, at most SOME, of panel q of the filters w (K, C, 3, 3), transformed, to o, PANEL apart; g: room for
+ * 9 SOME rows of a panel. */
+static void take_filters(const Sizes *z, const real *w, int64_t q, int64_t c, int64_t count, real *restrict g, real *o,
+                         int64_t s)
 {
-    const int64_t count = least(PANEL, z->K - q * PANEL);
-    const real *from = w + (turned ? c * z->K + q * PANEL : q * PANEL * z->C + c) * 9;
-    const int64_t far = turned ? 9 : 9 * z->C;
-    for (int64_t k = 0; k < count; k++)
-        for (int j = 0; j < 9; j++) g[turned ? 8 - j : j][k] = from[far * k + j];
-    tile_of_filters(g, o, s);
+    const int64_t filters = least(PANEL, z->K - q * PANEL), far = 9 * z->C;
+    const real *from = w + q * PANEL * far + 9 * c;
+    if (filters == PANEL && count == SOME)
+        for (int64_t j = 0; j < 9 * SOME; j += LANES)
+            for (int64_t k = 0; k < PANEL; k += LANES) turn(from + k * far + j, far, g + j * PANEL + k, PANEL);
+    else
+        for (int64_t j = 0; j < 9 * count; j++)
+            for (int64_t k = 0; k < PANEL; k++) g[j * PANEL + k] = k < filters ? from[k * far + j] : 0;
+    for (int64_t i = 0; i < count; i++) tile_of_filters(g + 9 * i * PANEL, PANEL, o + i * PANEL, s);
 }
 
-static void give_filters(const Sizes *z, const real *m, int64_t s, int64_t q, int64_t c, Taps g, real *w)
+/* The same of filters w (C, K, 3, 3) turned by 180 degrees. */
+static void take_turned(const Sizes *z, const real *w, int64_t q, int64_t c, int64_t count, real *restrict g, real *o,
+                        int64_t s)
 {
-    const int64_t count = least(PANEL, z->K - q * PANEL);
-    real *to = w + (q * PANEL * z->C + c) * 9;
-    filters_of_tile(m, s, g);
-    for (int64_t k = 0; k < count; k++)
-        for (int j = 0; j < 9; j++) to[9 * z->C * k + j] = g[j][k];
-}
-
-/* Working memory: what the last call left, unless that is in use or too small. -------------------------------------- */
-
-static char *kept;
-static int64_t kept_size;
-static int kept_in_use;
-
-static char *borrow(int64_t size)
-{
-    if (size > KEPT || __atomic_exchange_n(&kept_in_use, 1, __ATOMIC_ACQUIRE)) return aligned_alloc(64, size);
-    if (kept_size < size) {
-        free(kept);
-        kept = aligned_alloc(64, size);
-        kept_size = kept ? size : 0;
-        if (!kept) __atomic_store_n(&kept_in_use, 0, __ATOMIC_RELEASE);
+    const int64_t filters = least(PANEL, z->K - q * PANEL);
+    for (int64_t i = 0; i < count; i++) {
+        const real *from = w + ((c + i) * z->K + q * PANEL) * 9;
+        const int last = c + i == z->C - 1; /* beyond which nothing is read */
+        int64_t j = 0;
+        for (; filters == PANEL && !last && j < 9 && (j == 0 || j + LANES <= 9); j += LANES)
+            for (int64_t k = 0; k < PANEL; k += LANES) turn(from + 9 * k + j, 9, g + j * PANEL + k, PANEL);
+        for (; j < 9; j++)
+            for (int64_t k = 0; k < PANEL; k++) g[j * PANEL + k] = k < filters ? from[9 * k + j] : 0;
+        tile_of_filters(g + 8 * PANEL, -PANEL, o + i * PANEL, s);
     }
-    return kept;
 }
 
-static void give_back(char *borrowed)
+/* Rows c to c + count of panel q of the filters w (K, C, 3, 3), from the transformed ones m, PANEL apart. */
+static void give_filters(const Sizes *z, const real *m, int64_t s, int64_t q, int64_t c, int64_t count, real *restrict g,
+                         real *w)
 {
-    if (borrowed == kept) __atomic_store_n(&kept_in_use, 0, __ATOMIC_RELEASE);
-    else free(borrowed);
+    const int64_t filters = least(PANEL, z->K - q * PANEL), far = 9 * z->C;
+    real *to = w + q * PANEL * far + 9 * c;
+    for (int64_t i = 0; i < count; i++) filters_of_tile(m + i * PANEL, s, g + 9 * i * PANEL);
+    if (filters == PANEL && count == SOME)
+        for (int64_t j = 0; j < 9 * SOME; j += LANES)
+            for (int64_t k = 0; k < PANEL; k += LANES) turn(g + j * PANEL + k, PANEL, to + k * far + j, far);
+    else
+        for (int64_t j = 0; j < 9 * count; j++)
+            for (int64_t k = 0; k < filters; k++) to[k * far + j] = g[j * PANEL + k];
 }
-
-static int64_t bytes(int64_t count) { return ((int64_t)sizeof(real) * count + 63) / 64 * 64; }
 
 static real *cut(char **from, int64_t count)
 {
@@ -331,7 +267,9 @@ int convolve(int terms, const real *const *x, const real *const *w, real *y, int
              int64_t K, int64_t pad, int turned, int threads)
 {
     const Sizes z = sizes_of(N, H, W, C, K, pad);
-    const int64_t tiles = z.tiles, panels = z.panels, wide = z.wide;
+    const int64_t tiles = z.tiles, panels = z.panels, wide = z.wide, parts = (C + SOME - 1) / SOME;
+    void (*const take)(const Sizes *, const real *, int64_t, int64_t, int64_t, real *, real *, int64_t) =
+        turned ? take_turned : take_filters;
     /* Large filters: in each round many tiles first, then panel by panel. Else all filters first, then block by block. */
     const int large = (int64_t)sizeof(real) * terms * 16 * C * wide > LARGE;
     const int64_t rounds = large ? (int64_t)sizeof(real) * terms * 16 * C * tiles / SHARED + 1 : 1;
@@ -351,8 +289,7 @@ int convolve(int terms, const real *const *x, const real *const *w, real *y, int
 #pragma omp parallel num_threads(threads)
     {
         real *own = (real *)(from + me() * bytes(own_size));
-        Taps g;
-        memset(g, 0, sizeof g);
+        real g[9 * SOME * PANEL];
         if (large) {
             real *m = own, *filters = own + 16 * some * PANEL;
             for (int64_t round = 0; round < rounds; round++) {
@@ -364,14 +301,13 @@ int convolve(int terms, const real *const *x, const real *const *w, real *y, int
                 }
 #pragma omp for schedule(dynamic)
                 for (int64_t q = 0; q < panels; q++) {
-                    for (int64_t i = 0; i < terms * C; i++) {
-                        const int64_t t = i / C, c = i % C;
-                        take_filters(&z, w[t], turned, q, c, g, filters + (t * 16 * C + c) * PANEL, C * PANEL);
-                    }
+                    for (int t = 0; t < terms; t++)
+                        for (int64_t c = 0; c < C; c += SOME)
+                            take(&z, w[t], q, c, least(SOME, C - c), g, filters + (t * 16 * C + c) * PANEL, C * PANEL);
                     for (int64_t low = 0; low < count; low += some) {
                         const int64_t rows = least(some, count - low);
                         for (int64_t i = 0; i < terms * 16; i++)
-                            multiply(shared + i * far + low * C, C, 1, rows, filters + i * C * PANEL, C,
+                            multiply_runs(shared + i * far + low * C, C, 1, rows, filters + i * C * PANEL, C,
                                      m + i % 16 * some * PANEL, PANEL, i >= 16);
                         for (int64_t i = 0; i < rows; i++) {
                             const real *p[4];
@@ -383,10 +319,10 @@ int convolve(int terms, const real *const *x, const real *const *w, real *y, int
             }
         } else {
             real *m = own, *images = own + 16 * some * wide;
-#pragma omp for schedule(dynamic, 8)
-            for (int64_t i = 0; i < terms * panels * C; i++) {
-                const int64_t t = i / (panels * C), q = i / C % panels, c = i % C;
-                take_filters(&z, w[t], turned, q, c, g, shared + t * 16 * far + (q * C + c) * PANEL, far);
+#pragma omp for schedule(dynamic)
+            for (int64_t i = 0; i < terms * panels * parts; i++) {
+                const int64_t t = i / (panels * parts), q = i / parts % panels, c = i % parts * SOME;
+                take(&z, w[t], q, c, least(SOME, C - c), g, shared + t * 16 * far + (q * C + c) * PANEL, far);
             }
 #pragma omp for schedule(dynamic)
             for (int64_t b = 0; b < blocks; b++) {
@@ -395,7 +331,7 @@ int convolve(int terms, const real *const *x, const real *const *w, real *y, int
                     for (int64_t i = 0; i < count; i++)
                         take_image(&z, x[t], low + i, zeros, images + i * C, some * C);
                     for (int64_t i = 0; i < 16 * panels; i++)
-                        multiply(images + i / panels * some * C, C, 1, count,
+                        multiply_runs(images + i / panels * some * C, C, 1, count,
                                  shared + t * 16 * far + i * C * PANEL, C,
                                  m + i / panels * some * wide + i % panels * PANEL, wide, t > 0);
                 }
@@ -417,7 +353,7 @@ int correlate(int terms, const real *const *x, const real *const *y, real *w, in
               int64_t K, int64_t pad, int threads)
 {
     const Sizes z = sizes_of(N, H, W, C, K, pad);
-    const int64_t tiles = terms * z.tiles, panels = z.panels, wide = z.wide;
+    const int64_t tiles = terms * z.tiles, panels = z.panels, wide = z.wide, parts = (C + SOME - 1) / SOME;
     const int64_t of_filters = (int64_t)sizeof(real) * 16 * C * wide;
     const int64_t of_tiles = (int64_t)sizeof(real) * 16 * (C + wide) * tiles;
     /* Large filters and few tiles: one round, panel by panel. Else as many rounds as keep the tiles in the cache. */
@@ -436,7 +372,7 @@ int correlate(int terms, const real *const *x, const real *const *y, real *w, in
 
 #pragma omp parallel num_threads(threads)
     {
-        Taps g;
+        real g[9 * SOME * PANEL];
         for (int64_t round = 0; round < rounds; round++) {
             const int64_t low = tiles * round / rounds, count = tiles * (round + 1) / rounds - low;
 #pragma omp for schedule(dynamic, 8)
@@ -455,24 +391,25 @@ int correlate(int terms, const real *const *x, const real *const *y, real *w, in
 #pragma omp for schedule(dynamic)
                 for (int64_t q = 0; q < panels; q++) {
                     for (int64_t i = 0; i < 16; i++)
-                        multiply(images + i * some * C, 1, C, C, adjoints + (i * panels + q) * some * PANEL, count,
+                        multiply_runs(images + i * some * C, 1, C, C, adjoints + (i * panels + q) * some * PANEL, count,
                                  own + i * C * PANEL, PANEL, 0);
-                    for (int64_t c = 0; c < C; c++) give_filters(&z, own + c * PANEL, C * PANEL, q, c, g, w);
+                    for (int64_t c = 0; c < C; c += SOME)
+                        give_filters(&z, own + c * PANEL, C * PANEL, q, c, least(SOME, C - c), g, w);
                 }
             } else {
 #pragma omp for schedule(dynamic)
                 for (int64_t i = 0; i < 16 * panels; i++) {
                     const int64_t q = i / 16, place = i % 16;
-                    multiply(images + place * some * C, 1, C, C, adjoints + (place * panels + q) * some * PANEL, count,
+                    multiply_runs(images + place * some * C, 1, C, C, adjoints + (place * panels + q) * some * PANEL, count,
                              m + i * C * PANEL, PANEL, round > 0);
                 }
             }
         }
         if (!large) {
-#pragma omp for schedule(dynamic, 8)
-            for (int64_t i = 0; i < panels * C; i++) {
-                const int64_t q = i / C, c = i % C;
-                give_filters(&z, m + q * panel + c * PANEL, C * PANEL, q, c, g, w);
+#pragma omp for schedule(dynamic)
+            for (int64_t i = 0; i < panels * parts; i++) {
+                const int64_t q = i / parts, c = i % parts * SOME;
+                give_filters(&z, m + q * panel + c * PANEL, C * PANEL, q, c, least(SOME, C - c), g, w);
             }
         }
     }
