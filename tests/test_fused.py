@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 import bnrewrite
 from bnrewrite.emit import compiling
+from bnrewrite.emit.eager.memory import ReuseMemory
 from bnrewrite.emit.fused import Kernel, fuse, library
 from bnrewrite.emit.fused.c_source import RUN, SMALL
 from bnrewrite.emit.fused.operations import EXPRESSIONS
@@ -377,6 +378,64 @@ def test_where_a_kernel_steps_aside(block: Any, monkeypatch: pytest.MonkeyPatch)
         aside
         and relative_error({name: -p[1] for name, p in mapped.items()}, truth(model, x, y, v)[2]) < 1e-11
     )
+
+
+def overwriting(function: Callable[..., Any], *inputs: Tensor) -> list[Any]:
+    """What each kernel takes; that results are the same with and without autograd is checked."""
+    module = fused(lambda *x: function(*(part.tanh() for part in x)), list(inputs))
+    kernels = {name: child for name, child in module.named_children() if isinstance(child, Kernel)}
+    before = copy.deepcopy(module)
+    expected = before(*inputs)
+    ReuseMemory(kernels)(module.graph)
+    module.recompile()
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            for found, result in zip(module(*inputs), expected, strict=True):
+                torch.testing.assert_close(found, result, rtol=1e-14, atol=1e-14)
+    return [n.kwargs.get("taken", ()) for n in module.graph.nodes if n.op == "call_module"]
+
+
+def test_results_in_the_memory_of_images(only_kernels: None) -> None:
+    """Where no later pass, no other operation and no caller reads the image, and of each image once."""
+    x, y = t(3, 2, 5, 4), t(3, 2, 5, 4)
+
+    def mean(x: Tensor) -> Tensor:
+        return x.mean((0, 2, 3), keepdim=True)
+
+    def centred(x: Tensor) -> list[Tensor]:
+        return [(x + 1.0) * x, x - mean(x)]
+
+    ((place, image),) = overwriting(lambda x: [x - mean(x)], x)[0]
+    assert (place, image) == (0, 0)
+    taken = overwriting(centred, x)[0]  # the first result is stored before the last pass reads x
+    assert len(taken) == 1
+    assert len(overwriting(lambda x, y: [x * y + 1.0, x * y - 1.0], x, y)[0]) == 2
+    assert overwriting(lambda x, y: [x * y + 1.0, x], x, y) == [((0, 1),)]
+    assert overwriting(lambda x: [x * 2.0 + 1.0, x.reshape(3, 40)], x) == [()]
+    module = fused(lambda x: [x * 2.0 + 1.0], [x])
+    (kernel,) = (child for child in module.children() if isinstance(child, Kernel))
+    kept = x.clone()
+    (apart,) = kernel(x, taken=((0, 0),))  # autograd may have kept x
+    assert torch.equal(x, kept) and apart.data_ptr() != x.data_ptr()
+    with torch.no_grad():
+        (over,) = kernel(x, taken=((0, 0),))
+    assert over.data_ptr() == x.data_ptr() and torch.equal(over, apart)
+
+
+def test_autograd_finds_what_it_has_kept(block: Any) -> None:
+    """Where it watches one argument, kernels of the others overwrite nothing that it wants again."""
+    model, x, y, v, gm = block
+    assert any(n.kwargs.get("taken") for n in gm.graph.nodes if n.op == "call_module")
+    hvp = gm(x, y, v)[2]
+    for function in (lambda w: gm(x, y, w)[2], torch.no_grad()(lambda w: gm(x, y, w)[2])):
+        assert relative_error(torch.func.jvp(function, (v,), (v,))[1], hvp) < 1e-12
+    _, back = torch.func.vjp(lambda w: gm(x, y, w)[2], v)
+    assert relative_error(back(v)[0], hvp) < 1e-12  # H is symmetric
+    watched = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(gm(watched, y, v)[0], watched)
+    again = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(nn.functional.cross_entropy(model(again), y), again)
+    torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-14)
 
 
 # Compiling -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from types import MappingProxyType
 from typing import Any
 
@@ -108,7 +109,8 @@ class CurvatureModule(fx.GraphModule):
         found = super().recompile()
         namespace = dict(found.globals)
         exec(_SLOW_CALL.sub(lambda call: DIRECT.get(call[1], call[0]), found.src), namespace)
-        type(self).forward = namespace["forward"]
+        forward = namespace["forward"]
+        type(self).forward = _unrecorded(forward) if _has_kernels(self.graph) else forward
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,6 +142,35 @@ DIRECT = {
 _SLOW_CALL = re.compile(r"\btorch\.ops\.aten\.(\w+\.\w+)(?=\()")
 
 _KEPT = ("module", "where", "site", "role", "quantity")
+
+
+def _has_kernels(graph: fx.Graph) -> bool:
+    return any(node.op == "call_module" and node.kwargs for node in graph.nodes)
+
+
+def _unrecorded(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` with autograd switched off where it would record nothing: then it wants no operand again, and kernels
+    put results into the memory of operands."""
+
+    @wraps(forward)
+    def unrecorded(self: nn.Module, *args: Any, **keywords: Any) -> Any:
+        given = (*args, *keywords.values())
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or _is_recorded(given):
+            return forward(self, *args, **keywords)
+        with torch.no_grad():
+            return forward(self, *args, **keywords)
+
+    return unrecorded
+
+
+def _is_recorded(given: Any) -> bool:
+    """Whether autograd watches a tensor in there."""
+    if isinstance(given, Tensor):
+        return given.requires_grad
+    parts = (
+        given.values() if isinstance(given, Mapping) else given if isinstance(given, (list, tuple)) else ()
+    )
+    return any(map(_is_recorded, parts))
 
 
 def _restore(

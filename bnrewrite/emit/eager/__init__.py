@@ -50,7 +50,7 @@ def eager(joint: JointGraph, reordered: bool) -> tuple[JointGraph, dict[str, Ker
             FuseMatrixProducts(batch),
             ShareFactors(batch),
             FuseProducts(),
-            ReuseMemory(),
+            ReuseMemory(kernels),
         ]
     ).run(joint.graph, "eager-")
     return joint, kernels

@@ -14,14 +14,15 @@ from torch import fx
 
 from ...passes.graph import JointGraph
 from ..addresses import NAMES
+from .c_source import overwritable
 from .clusters import Grouping
 from .kernel import Kernel
 from .library import load
 from .operations import channels_of
-from .region import Placed, is_image_step, region_of
+from .region import Placed, Region, is_image_step, region_of
 from .schedule import scheduled
 
-__all__ = ["Kernel", "fuse"]
+__all__ = ["Kernel", "Region", "fuse", "overwritable"]
 
 KERNEL = "bnrewrite_kernel_"
 """Attribute names of the kernels' modules, with a number behind."""

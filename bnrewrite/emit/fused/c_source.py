@@ -10,6 +10,9 @@ What is spread stands behind the images. Two forms, by how images lie in memory:
     planes      (N, C, P): threads share the channels. A channel is done with before the next begins, so that what one
                 pass reads is still in the cache for the next.
 
+A result may lie in the memory of an image that no later pass reads (`overwritable`): of each element all is read before
+anything is stored.
+
 Totals are added in runs of at most 64 terms in the working precision, and these in double precision.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cache
 from typing import Literal
 
 from ..addresses import Real
@@ -68,6 +72,20 @@ def function(name: str, region: Region, form: Form, real: Real) -> str:
         .replace("(real)", f"({real})")
         .replace("SQRT(", f"sqrt{suffix}(")
         .replace("EXP(", f"exp{suffix}(")
+    )
+
+
+@cache
+def overwritable(region: Region) -> frozenset[tuple[int, int]]:
+    """Pairs of a result and an image whose memory it may take."""
+    body = _Planes(region)
+    last = {image: turn for turn in range(body.count) for image in body.needed(turn)[0]}
+    stores = [(place, body.at[i]) for i, place in body.stored.items() if body.steps[i].image]
+    return frozenset(
+        (place, image)
+        for place, turn in stores
+        for image in range(region.images)
+        if last.get(image, turn) <= turn
     )
 
 
@@ -201,11 +219,11 @@ class _Planes(_Body):
             yield f"double s{i} = 0;"
         yield "for (int64_t n = 0; n < N; n++) {"
         for i in reads:
-            yield f"const real *restrict a{i} = images[{i}] + (n * C + c) * P;"
+            yield f"const real *a{i} = images[{i}] + (n * C + c) * P;"
         for i in spreads:
             yield f"const real b{i} = images[{self.region.images + i}][n * C + c];"
         for i in stores:
-            yield f"real *restrict o{self.stored[i]} = results[{self.stored[i]}] + (n * C + c) * P;"
+            yield f"real *o{self.stored[i]} = results[{self.stored[i]}] + (n * C + c) * P;"
         if totals:
             yield f"for (int64_t from = 0; from < P; from += {RUN} * 16) {{"
             yield f"const int64_t to = from + {RUN} * 16 < P ? from + {RUN} * 16 : P;"
@@ -290,11 +308,11 @@ class _Rows(_Body):
         else:
             yield "for (int64_t r = low; r < high; r++) {"
         for i in reads:
-            yield f"const real *restrict a{i} = images[{i}] + r * C;"
+            yield f"const real *a{i} = images[{i}] + r * C;"
         for i in spreads:
             yield f"const real *restrict b{i} = images[{self.region.images + i}] + r / P * C;"
         for i in stores:
-            yield f"real *restrict o{self.stored[i]} = results[{self.stored[i]}] + r * C;"
+            yield f"real *o{self.stored[i]} = results[{self.stored[i]}] + r * C;"
         yield "#pragma omp simd"
         yield "for (int64_t c = 0; c < C; c++) {"
         yield from self.elements(turn, {i: f"r{i}[c]" for i in totals}, "c")

@@ -16,7 +16,10 @@ from .region import Region
 
 
 class Kernel(nn.Module):
-    """`kernel(*images, *spreads, *channels, *numbers)` -> tuple of results.
+    """`kernel(*images, *spreads, *channels, *numbers, taken=())` -> tuple of results.
+
+    `taken`: pairs of a result and an image, of those that are `overwritable`: the kernel puts the one into the memory
+    of the other where autograd is switched off, and so has kept none.
 
     The kernel runs on tensors of one floating-point type on the CPU. Anywhere else (another device or type, while a
     compiler or a transformation of functions traces, or autograd records) `plain` runs, the region as a graph.
@@ -53,7 +56,7 @@ class Kernel(nn.Module):
         super().__setstate__(state)
         self._prepare()
 
-    def forward(self, *args: Any) -> tuple[Tensor, ...]:
+    def forward(self, *args: Any, taken: Sequence[tuple[int, int]] = ()) -> tuple[Tensor, ...]:
         tensors = args[: self.tensors]
         if not are_numbers(tensors):
             return self.aside(*args)
@@ -64,8 +67,14 @@ class Kernel(nn.Module):
         pointers = addresses(kept)
         if pointers is None:
             return self.aside(*args)
+        own = {} if torch.is_grad_enabled() else dict(taken)
         results = tuple(
-            torch.empty_like(kept[0]) if shape is None else kept[0].new_empty(shape) for shape in self.shapes
+            kept[own[i]]
+            if i in own
+            else torch.empty_like(kept[0])
+            if shape is None
+            else kept[0].new_empty(shape)
+            for i, shape in enumerate(self.shapes)
         )
         of_images, of_channels, of_results = self._pointers
         images = region.images + region.spreads
