@@ -131,7 +131,7 @@ def _is_apart(node: fx.Node) -> bool:
 
 
 def _is_of_kernel(node: fx.Node) -> bool:
-    """Whether `node` is a result of a kernel. Only kernels write over one: they know when autograd may want it again."""
+    """Whether `node` is a result of a kernel. Only kernels write over one: they know when autograd may want it."""
     return node.target is operator.getitem and node.args[0].op == "call_module"  # type: ignore[union-attr]
 
 
