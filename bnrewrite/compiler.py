@@ -79,8 +79,8 @@ def transform(
     random : `"off"`: modules that draw random numbers act as in evaluation mode, with a warning; `"error"`: refuse.
     dynamic_batch : whether the graph serves any batch size.
     fuse : compile what stands between convolutions into C functions, and compute convolutions of 3 x 3 by Winograd's
-        filtering in C (Lavin and Gray, 2015), on the CPU, which takes a C compiler and some seconds. The graph gives
-        the same numbers up to rounding; on another device it runs as without.
+        filtering (Lavin and Gray, 2015) and large matrix products in C, on the CPU, which takes a C compiler and some
+        seconds. The graph gives the same numbers up to rounding; on another device it runs as without.
 
     Returns
     -------
