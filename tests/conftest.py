@@ -39,6 +39,18 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def only_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on PyTorch's operations, and has a function in C, is an error."""
+    from bnrewrite.emit import products, winograd
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("PyTorch's operations ran")
+
+    for package in (products, winograd):
+        monkeypatch.setattr(package.functions, "_sum", refuse)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden texts in tests/golden")
 

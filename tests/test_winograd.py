@@ -40,16 +40,6 @@ def adjoint(y_bar: Tensor, x: Tensor, w: Tensor, padding: int, place: int) -> Te
     )[place]
 
 
-@pytest.fixture
-def only_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on PyTorch's operations is an error."""
-
-    def refuse(*_: Any) -> None:
-        raise AssertionError("PyTorch's operations ran")
-
-    monkeypatch.setattr(functions, "_sum", refuse)
-
-
 # Functions ---------------------------------------------------------------------------------------------------------
 
 SIZES = {
@@ -92,9 +82,10 @@ def test_functions(name: str, terms: int, threads: int, only_c: None) -> None:
     assert found[1].is_contiguous(memory_format=torch.channels_last) and found[2].is_contiguous()
 
 
-def test_shorter_vectors(monkeypatch: pytest.MonkeyPatch, only_c: None) -> None:
-    """What a processor without AVX-512 runs."""
-    monkeypatch.setenv("CC", "cc -DNARROW")
+@pytest.mark.parametrize("flag", ["-DNARROW", "-DPLAIN"])
+def test_other_machines(flag: str, monkeypatch: pytest.MonkeyPatch, only_c: None) -> None:
+    """What a processor without AVX-512 runs, and what a compiler without shuffles of vectors makes."""
+    monkeypatch.setenv("CC", f"cc {flag}")
     functions.library.cache_clear()
     try:
         for name in ("odd", "blocks of tiles", "large filters"):

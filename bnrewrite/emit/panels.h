@@ -88,6 +88,13 @@ static void multiply(const real *a, int64_t row, int64_t step, int64_t rows, con
 
 /* Matrices turned over -------------------------------------------------------------------------------------------- */
 
+/* PLAIN is for tests; a compiler that does not know `__has_builtin` could not read it behind an `&&`. */
+#if defined(__has_builtin) && !defined(PLAIN)
+#if __has_builtin(__builtin_shufflevector)
+#define RIFFLED
+#endif
+#endif
+
 #if LANES == 16
 #define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
@@ -102,7 +109,7 @@ static void multiply(const real *a, int64_t row, int64_t step, int64_t rows, con
 /* to[j * there + i] = from[i * far + j], for LANES x LANES numbers. */
 static inline void turn(const real *from, int64_t far, real *to, int64_t there)
 {
-#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+#ifdef RIFFLED
     /* Cards that are cut in the middle and riffled, so often as there are binary digits in LANES: the digits of a number's
      * place go round by half of them. */
     vec a[LANES], b[LANES];

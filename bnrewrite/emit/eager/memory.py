@@ -61,8 +61,7 @@ _IN_PLACE = {
 def _taken(
     call: fx.Node, region: Region, free: set[fx.Node], memory: dict[fx.Node, frozenset[fx.Node]]
 ) -> tuple[tuple[int, int], ...]:
-    """Results of a kernel, each with the image whose memory it takes: of those that are
-    `free`, and only one operand."""
+    """Results of a kernel, each with the image whose memory it takes, which is one of those that are `free`."""
     results = {user.args[1]: user for user in call.users}
     left, found = set(free), dict[int, int]()
     for place, image in sorted(overwritable(region)):

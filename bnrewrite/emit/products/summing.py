@@ -10,6 +10,7 @@ from torch import fx
 from ...passes.graph import val
 from ...passes.pipeline import Pass
 from ...passes.simplify import same_shape, size_of
+from ..added import added
 from ..addresses import NAMES
 from .functions import library, product
 
@@ -33,12 +34,7 @@ class SumProducts(Pass):
 
     def __call__(self, graph: fx.Graph) -> None:
         found: dict[fx.Node, list[Term]] = {node: [node.args] for node in graph.nodes if self._is_large(node)}
-        for node in graph.nodes:
-            if node.target is not aten.add.Tensor or node.kwargs or len(node.args) > 2:
-                continue
-            a, b = node.args
-            if a is b or a not in found or b not in found or not len(a.users) == len(b.users) == 1:
-                continue
+        for node, a, b in added(graph, found):
             if all(same_shape(val(p), val(q)) for p, q in zip(found[a][0], found[b][0], strict=True)):
                 found[node] = found.pop(a) + found.pop(b)
                 node.args = ()

@@ -13,6 +13,7 @@ from torch import fx
 from ...passes.graph import val
 from ...passes.pipeline import Pass
 from ...passes.simplify import same_shape
+from ..added import added
 from ..addresses import NAMES
 from .functions import data, library, value, weight
 
@@ -78,12 +79,7 @@ class TileConvolutions(Pass):
 
     def __call__(self, graph: fx.Graph) -> None:
         found = {node: read for node in graph.nodes if (read := _read(node)) is not None}
-        for node in graph.nodes:
-            if node.target is not aten.add.Tensor or node.kwargs or len(node.args) > 2:
-                continue
-            a, b = node.args
-            if a is b or a not in found or b not in found or not len(a.users) == len(b.users) == 1:
-                continue
+        for node, a, b in added(graph, found):
             both = found[a].joined(found[b])
             if both is not None:
                 found[node] = both

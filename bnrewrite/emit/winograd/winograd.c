@@ -308,7 +308,7 @@ int convolve(int terms, const real *const *x, const real *const *w, real *y, int
                         const int64_t rows = least(some, count - low);
                         for (int64_t i = 0; i < terms * 16; i++)
                             multiply_runs(shared + i * far + low * C, C, 1, rows, filters + i * C * PANEL, C,
-                                     m + i % 16 * some * PANEL, PANEL, i >= 16);
+                                          m + i % 16 * some * PANEL, PANEL, i >= 16);
                         for (int64_t i = 0; i < rows; i++) {
                             const real *p[4];
                             places(&z, y + q * PANEL, first + low + i, aside, p);
@@ -332,8 +332,8 @@ int convolve(int terms, const real *const *x, const real *const *w, real *y, int
                         take_image(&z, x[t], low + i, zeros, images + i * C, some * C);
                     for (int64_t i = 0; i < 16 * panels; i++)
                         multiply_runs(images + i / panels * some * C, C, 1, count,
-                                 shared + t * 16 * far + i * C * PANEL, C,
-                                 m + i / panels * some * wide + i % panels * PANEL, wide, t > 0);
+                                      shared + t * 16 * far + i * C * PANEL, C,
+                                      m + i / panels * some * wide + i % panels * PANEL, wide, t > 0);
                 }
                 for (int64_t i = 0; i < count; i++) {
                     const real *p[4];
@@ -392,7 +392,7 @@ int correlate(int terms, const real *const *x, const real *const *y, real *w, in
                 for (int64_t q = 0; q < panels; q++) {
                     for (int64_t i = 0; i < 16; i++)
                         multiply_runs(images + i * some * C, 1, C, C, adjoints + (i * panels + q) * some * PANEL, count,
-                                 own + i * C * PANEL, PANEL, 0);
+                                      own + i * C * PANEL, PANEL, 0);
                     for (int64_t c = 0; c < C; c += SOME)
                         give_filters(&z, own + c * PANEL, C * PANEL, q, c, least(SOME, C - c), g, w);
                 }
@@ -400,8 +400,8 @@ int correlate(int terms, const real *const *x, const real *const *y, real *w, in
 #pragma omp for schedule(dynamic)
                 for (int64_t i = 0; i < 16 * panels; i++) {
                     const int64_t q = i / 16, place = i % 16;
-                    multiply_runs(images + place * some * C, 1, C, C, adjoints + (place * panels + q) * some * PANEL, count,
-                             m + i * C * PANEL, PANEL, round > 0);
+                    multiply_runs(images + place * some * C, 1, C, C, adjoints + (place * panels + q) * some * PANEL,
+                                  count, m + i * C * PANEL, PANEL, round > 0);
                 }
             }
         }
