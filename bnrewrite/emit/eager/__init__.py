@@ -41,12 +41,13 @@ def eager(joint: JointGraph, reordered: bool) -> tuple[JointGraph, dict[str, Ker
     if tiled:
         TileConvolutions()(joint.graph)
     if is_compiled(joint):
+        # Before kernels take in the additions.
+        Pipeline([AddBeforeViews(by_shape=True), SumProducts(batch)]).run(joint.graph, "products-")
         joint, kernels = fuse(joint, reordered)
     Pipeline(
         [
             FuseChannelSums(reordered),
             AddBeforeViews(),
-            *([SumProducts(batch)] if is_compiled(joint) else []),
             FuseMatrixProducts(batch),
             ShareFactors(batch),
             FuseProducts(),

@@ -17,13 +17,20 @@ aten = torch.ops.aten
 
 class AddBeforeViews(Pass):
     """Before: a functional graph. After: the sum of two tensors that are the same view, each read by nothing else, is
-    that view of their sum: matrix products meet the addition that they are part of."""
+    that view of their sum: matrix products meet the addition that they are part of.
+
+    `by_shape`: also where two reshapes have their sizes from different nodes, as those of images have. PyTorch's
+    products, which add up no two, gain nothing by it (docs/performance.md).
+    """
+
+    def __init__(self, by_shape: bool = False) -> None:
+        self.by_shape = by_shape
 
     def __call__(self, graph: fx.Graph) -> None:
         for node in list(graph.nodes):
             if node.target is not aten.add.Tensor or node.kwargs or len(node.args) > 2:
                 continue
-            while _same_view(*node.args):
+            while _same_view(*node.args, by_shape=self.by_shape):
                 a, b = node.args
                 with graph.inserting_before(node):
                     total = graph.call_function(aten.add.Tensor, (a.args[0], b.args[0]))
@@ -37,12 +44,11 @@ class AddBeforeViews(Pass):
                 node = total
 
 
-_VIEWS = frozenset(
-    {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.permute.default, aten.t.default}
-)
+_RESHAPES = frozenset({aten.view.default, aten._unsafe_view.default, aten.reshape.default})
+_VIEWS = _RESHAPES | {aten.permute.default, aten.t.default}
 
 
-def _same_view(a: Any, b: Any) -> bool:
+def _same_view(a: Any, b: Any, *, by_shape: bool) -> bool:
     """Whether `a` and `b` are one view of two tensors of one shape, and nothing else reads them."""
     return (
         isinstance(a, fx.Node)
@@ -50,7 +56,7 @@ def _same_view(a: Any, b: Any) -> bool:
         and a is not b
         and a.target is b.target
         and a.target in _VIEWS
-        and a.args[1:] == b.args[1:]
+        and (a.args[1:] == b.args[1:] or (by_shape and a.target in _RESHAPES and same_shape(val(a), val(b))))
         and len(a.users) == len(b.users) == 1
         and same_shape(val(a.args[0]), val(b.args[0]))
     )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .. import winograd
+from .. import products, winograd
 from .operations import Frame, channels_of, frame_of
 from .region import is_channel_step, is_image_step, is_total
 from .schedule import acyclic
@@ -142,6 +142,7 @@ _HEAVY = {
     aten.convolution_backward.default,
     aten.mm.default,
     aten.addmm.default,
+    *products.FUNCTIONS,
     *winograd.FUNCTIONS,
 }
 
