@@ -26,6 +26,8 @@ from .into import computed_into, copied_into, room_for
 from .layout import channels_last, is_compiled, is_read_in_order, ordered
 from .linearized import CheckApply, residual_shapes
 
+aten = torch.ops.aten
+
 CACHE = 1 << 20
 """Bytes that the largest tensor of one operation over several directions may have: a core's share of the cache."""
 
@@ -85,8 +87,8 @@ class ChooseDirections(nn.Module):
 
     def forward(self, v: dict[str, Tensor], first: int) -> dict[str, Tensor]:
         if self.size is None:
-            return {name: part[first] for name, part in v.items()}
-        return {name: part[first : first + self.size] for name, part in v.items()}
+            return {name: part.select(0, first) for name, part in v.items()}
+        return {name: aten.slice.Tensor(part, 0, first, first + self.size) for name, part in v.items()}
 
 
 def build_directions(parts: Linearized, check: CheckCall) -> fx.GraphModule:

@@ -3,7 +3,8 @@
 With the channels last, a pointwise convolution is a matrix product of what lies in memory, sums over a channel are one
 kernel, and depthwise convolutions are faster, as are those of 3 x 3 with `fuse=True`; other convolutions are slower
 with the images and batches of ResNets (docs/performance.md has the figures). So a network in which most convolutions
-are of the first kinds is computed with the channels last, whatever comes in.
+are of the first kinds is computed with the channels last, whatever comes in. So is every network that is compiled where
+its weights are on a GPU of NVIDIA's, whose matrix units take images in this order.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ def is_compiled(joint: JointGraph) -> bool:
 
 
 def channels_last(joint: JointGraph) -> bool:
-    """Whether most convolutions are depthwise or pointwise, or tiled, on images with two axes."""
+    """Whether most convolutions are depthwise or pointwise, or tiled, or on a GPU, on images with two axes."""
     tiled = is_compiled(joint)
     filters = [node for node in joint.graph.nodes if node.target is aten.convolution.default]
-    faster = [n for n in filters if _is_depthwise(n) or _is_pointwise(n) or (tiled and is_tiled(n))]
+    faster = [
+        n
+        for n in filters
+        if _is_depthwise(n) or _is_pointwise(n) or _is_on_cuda(n) or (tiled and is_tiled(n))
+    ]
     return 2 * len(faster) > len(filters) > 0
 
 
@@ -42,6 +47,10 @@ def _is_pointwise(node: fx.Node) -> bool:
     args: Any = node.args
     shape = args[1].meta["val"].shape
     return len(shape) == 4 and args[8] == 1 and list(shape[2:]) == [1, 1]
+
+
+def _is_on_cuda(node: fx.Node) -> bool:
+    return is_image(node) and node.meta["val"].device.type == "cuda"
 
 
 def is_image(node: fx.Node) -> bool:
