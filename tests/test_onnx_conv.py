@@ -204,6 +204,8 @@ def convolution_case(
 _CONVOLUTIONS: list[tuple[Any, ...]] = [
     ("3x3", (6, 8, 9), (4, 6, 3, 3), 1, 1),
     ("3x3 without padding", (6, 8, 9), (4, 6, 3, 3)),
+    ("a quarter of the filters", (64, 6, 5), (16, 64, 3, 2), 1, (1, 0), (1, 2)),
+    ("a quarter of the filters, few positions", (64, 3, 4), (16, 64, 2, 3), 1, 1),
     ("wide weights, one product of the batch", (16, 6, 6), (24, 16, 3, 3), 1, 1),
     ("3x3 stride 2, even rest", (6, 8, 8), (4, 6, 3, 3), 2, 1),
     ("3x3 stride 2, odd image", (6, 9, 7), (4, 6, 3, 3), 2, 1),
@@ -220,6 +222,8 @@ _CONVOLUTIONS: list[tuple[Any, ...]] = [
     ("kernel beyond the image", (4, 2, 3), (5, 4, 5, 5), 1, 2),
     ("kernel of the image", (4, 4, 5), (6, 4, 4, 5)),
     ("image of 2x2", (8, 2, 2), (5, 8, 3, 3), 1, 1),
+    ("image of 2x2, stride 2 and dilation", (8, 2, 2), (5, 8, 2, 3), (2, 1), (1, 2), (2, 1)),
+    ("image of 1x3", (8, 1, 3), (5, 8, 3, 3), 1, (1, 0)),
     ("image of 4x4 to 2x2", (8, 4, 4), (5, 8, 3, 3), 2, 1),
     ("image of 3x3, 1x1 stride 2", (8, 3, 3), (5, 8, 1, 1), 2),
     ("windows that see padding only", (3, 1, 4), (2, 3, 2, 1), (1, 1), (2, 0), (4, 1)),
@@ -619,9 +623,27 @@ def test_shape_classes() -> None:
     assert products((64, 8, 8), (64, 64, 3, 3), 1, 1, constant=True) == ["Conv", "Conv", "MatMul"]
     assert products((64, 16, 16), (64, 64, 3, 3), 2, 1) == ["MatMul", "MatMul", "ReduceSum", "MatMul"]
     assert products((64, 2, 2), (64, 64, 3, 3), 1, 1) == ["MatMul"] * 3
-    assert products((64, 2, 2), (64, 64, 3, 3), 1, 1, constant=True) == ["Conv", "Conv", "MatMul"]
+    assert products((64, 2, 2), (64, 64, 3, 3), 1, 1, constant=True) == ["MatMul"] * 3
+    assert products((64, 4, 4), (64, 64, 3, 3), 1, 1, constant=True) == ["Conv", "Conv", "MatMul"]
     assert products((8, 8, 8), (8, 1, 3, 3), 1, 1, 1, 8, constant=True)[:2] == ["Conv", "Conv"]
     assert "Conv" not in products((8, 8, 8), (8, 1, 3, 3), 1, 1, 1, 8)
+
+
+@pytest.mark.parametrize(("filters", "gathered"), [(16, 16), (128, 128)])
+def test_the_smaller_side_is_gathered(filters: int, gathered: int) -> None:
+    """For the gradient of a weight with few filters the windows of their images: nine times 16 channels, not 128."""
+
+    def w_bar(y_bar: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return aten.convolution_backward(y_bar, x, w, [filters], *_PLAIN, [False, True, False])[1]
+
+    case = Case("w_bar", w_bar, ((N, filters, 8, 8), (N, 128, 8, 8), (filters, 128, 3, 3)))
+    graph = onnx.shape_inference.infer_shapes(lower(case.joint(torch.float32))).graph
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.value_info
+    }
+    assert [shapes[node.output[0]][1:] for node in graph.node if node.op_type == "Gather"] == [
+        [64 * 9, gathered]
+    ]
 
 
 @pytest.mark.parametrize(

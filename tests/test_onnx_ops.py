@@ -154,6 +154,11 @@ LEAN = {
     "unused results are dropped": (lambda x: x.max(1)[0], ["ReduceMax"]),
     "ones that change places move nothing": (lambda x: x[:, None].permute(1, 0, 2), ["Reshape", "Unsqueeze"]),
     "a full slice is nothing": (lambda x: x[:, :] + 1, ["Add"]),
+    "a number for each channel is repeated for few pixels": (
+        lambda x: x.view(x.shape[0], 2, 2) * torch.ones(2, 1),
+        ["Expand", "Mul", "Reshape"],
+    ),
+    "a number for each sample is not": (lambda x: x * x.sum(1, keepdim=True), ["Mul", "ReduceSum"]),
     "padding with zeros": (lambda x: F.pad(x, (1, 1)), ["Pad"]),
     "a negative pad is a slice": (lambda x: F.pad(x, (-1, -1)), ["Slice"]),
 }

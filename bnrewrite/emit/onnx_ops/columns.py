@@ -38,15 +38,15 @@ def rows(b: Builder, x: str, v: torch.Tensor, g: Geometry, *, taps_reversed: boo
     """x [N, C, *image] as [N * positions, taps * C]; `v` gives the type."""
     pixels = prod(g.image)
     x = transpose(b, b.op("Reshape", x, b.ints([-1, g.channels, pixels])), [0, 2, 1])
-    seen = _seen(b, x, v, np.array(list(_places(g, taps_reversed))), pixels)
+    seen = _seen(b, x, v, np.array(list(places(g, taps_reversed))), pixels)
     return b.op("Reshape", seen, b.ints([-1, g.taps * g.channels]))
 
 
-def columns(b: Builder, x: str, v: torch.Tensor, g: Geometry) -> str:
+def columns(b: Builder, x: str, v: torch.Tensor, g: Geometry, *, taps_reversed: bool = False) -> str:
     """x [N, C, *image] as [C * taps, positions * N]; `v` gives the type."""
     pixels = prod(g.image)
     x = b.op("Reshape", batch_last(b, x, g.channels * pixels), b.ints([g.channels, pixels, -1]))
-    seen = _seen(b, x, v, np.array(list(_places(g, False))).T, pixels)
+    seen = _seen(b, x, v, np.array(list(places(g, taps_reversed))).T, pixels)
     return b.op("Reshape", seen, b.ints([g.channels * g.taps, -1]))
 
 
@@ -57,7 +57,7 @@ def overlaid(b: Builder, seen: str, v: torch.Tensor, g: Geometry) -> str:
     """
     pixels, entries = prod(g.image), g.positions * g.taps
     holders: list[list[int]] = [[] for _ in range(pixels + 1)]
-    for entry, pixel in enumerate(np.array(list(_places(g, False))).reshape(-1)):
+    for entry, pixel in enumerate(np.array(list(places(g))).reshape(-1)):
         holders[pixel].append(entry)
     most = max(len(entries) for entries in holders[:-1])
     table = np.array([found + [entries] * (most - len(found)) for found in holders[:-1]])
@@ -79,7 +79,7 @@ def _seen(b: Builder, x: str, v: torch.Tensor, places: np.ndarray, pixels: int) 
     return b.op("Gather", x, b.const(places.reshape(-1), np.int64), axis=1)
 
 
-def _places(g: Geometry, taps_reversed: bool) -> Iterator[list[int]]:
+def places(g: Geometry, taps_reversed: bool = False) -> Iterator[list[int]]:
     """For each window the pixel under each tap; the number of pixels where that is beside the image."""
     steps = np.cumprod([1, *g.image[:0:-1]])[::-1]
     taps = list(product(*(range(k) for k in g.kernel)))

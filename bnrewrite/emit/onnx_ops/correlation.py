@@ -13,6 +13,7 @@ measured there on the layers of ResNets and MobileNets:
 
 - y is Conv; x_bar is Conv with the kernel flipped where every stride is 1 (constant weights are then packed in
   advance), else ConvTranspose;
+- images with fewer pixels than a constant filter has taps are rows of one product: see `whole_images`;
 - images of a few pixels with weights that are not constant are one matrix product (two to four times faster);
 - w_bar is one product over the whole batch in channel-major layout, or, where the weight is smaller than the images
   that would have to be transposed, a product a sample and a sum;
@@ -26,7 +27,7 @@ from math import prod
 import torch
 
 from ..builder import Builder
-from . import columns, depthwise
+from . import columns, depthwise, whole_images
 from .geometry import Geometry
 from .im2col import col2im, im2col
 from .padding import Extent, pad
@@ -46,6 +47,8 @@ def correlate(b: Builder, x: str, w: str, v: torch.Tensor, g: Geometry, bias: st
     constant = is_constant(b, w)
     if depthwise.is_narrow(g) and (v.dtype == torch.float64 or (not constant and depthwise.is_tiny(g))):
         y = depthwise.correlate(b, x, w, v, g)
+    elif constant and whole_images.is_small(g):
+        y = whole_images.correlate(b, x, w, v, g)
     elif v.dtype == torch.float64 or (not constant and _is_small(g)):
         y = _correlate_columns(b, x, w, v, g)
     else:
@@ -57,6 +60,8 @@ def data_gradient(b: Builder, y_bar: str, w: str, v: torch.Tensor, g: Geometry) 
     """x_bar [N, channels, *image] from y_bar [N, filters, *out]."""
     unit_stride, constant = set(g.stride) == {1}, is_constant(b, w)
     flipped = _flipped_geometry(g)
+    if constant and whole_images.is_small(g):
+        return whole_images.data_gradient(b, y_bar, w, v, g)
     if unit_stride and columns.can_gather(flipped):
         if v.dtype == torch.float64 or (not constant and _is_small(flipped)):
             return _data_gradient_rows(b, y_bar, w, v, flipped)
@@ -166,14 +171,26 @@ def _data_gradient_overlaid(b: Builder, y_bar: str, w: str, v: torch.Tensor, g: 
 
 
 def _weight_gradient_gathered(b: Builder, x: str, y_bar: str, v: torch.Tensor, g: Geometry) -> str:
-    """w_bar = y_bar cols(x)' = y_bar rows(x)."""
+    """w_bar = y_bar cols(x)' = y_bar rows(x); at stride 1 also x rows(y_bar)', whose taps are in reverse, which has
+    fewer windows to gather where there are fewer filters than channels."""
+    if set(g.stride) == {1} and 2 * g.filters <= g.channels and columns.can_gather(_flipped_geometry(g)):
+        w_bar = _windows_product(b, x, y_bar, v, _flipped_geometry(g), taps_reversed=True)
+        return transpose(b, w_bar, [1, 0, 2])
+    return _windows_product(b, y_bar, x, v, g)
+
+
+def _windows_product(
+    b: Builder, y: str, x: str, v: torch.Tensor, g: Geometry, *, taps_reversed: bool = False
+) -> str:
+    """y cols(x)' as [filters, channels, taps], from y [N, filters, *out] and x [N, channels, *image]."""
     if g.positions <= _BATCH_LAST:
-        y_bar = columns.batch_last(b, y_bar, g.filters * g.positions)
-        y_bar = b.op("Reshape", y_bar, b.ints([g.filters, -1]))
-        return b.op("MatMul", y_bar, _swap_last(b, columns.columns(b, x, v, g), 2))
-    y_bar = b.op("Reshape", _swap_batch(b, y_bar, g), b.ints([g.filters, -1]))
-    w_bar = b.op("MatMul", y_bar, columns.rows(b, x, v, g))
-    return transpose(b, b.op("Reshape", w_bar, b.ints([g.filters, g.taps, g.channels])), [0, 2, 1])
+        cols = columns.columns(b, x, v, g, taps_reversed=taps_reversed)
+        y = b.op("Reshape", columns.batch_last(b, y, g.filters * g.positions), b.ints([g.filters, -1]))
+        found = b.op("MatMul", y, _swap_last(b, cols, 2))
+        return b.op("Reshape", found, b.ints([g.filters, g.channels, g.taps]))
+    y = b.op("Reshape", _swap_batch(b, y, g), b.ints([g.filters, -1]))
+    found = b.op("MatMul", y, columns.rows(b, x, v, g, taps_reversed=taps_reversed))
+    return transpose(b, b.op("Reshape", found, b.ints([g.filters, g.taps, g.channels])), [0, 2, 1])
 
 
 def _weight_gradient_of_batch(b: Builder, x: str, y_bar: str, v: torch.Tensor, g: Geometry) -> str:

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -54,6 +56,8 @@ def im2col(b: Builder, x: str, v: torch.Tensor, g: Geometry, *, channel_major: b
 
 def _gather_windows(b: Builder, x: str, v: torch.Tensor, g: Geometry, at: int) -> str:
     """x [.., .., *image] with its taps as a new axis (or one for each spatial axis) at `at` and *out behind."""
+    if prod(g.stride) < g.taps <= _FLAT_TAPS and prod(g.stride) > 1 and g.kernel != g.stride:
+        return _gather_phases(b, x, v, g, at)
     x = pad(
         b,
         x,
@@ -72,6 +76,33 @@ def _gather_windows(b: Builder, x: str, v: torch.Tensor, g: Geometry, at: int) -
         taps = product(*(range(g.kernel[i]) for i in axes))
         x = b.op("Concat", *(_take(b, x, g, 3 + stage, tap, axes) for tap in taps), axis=at + stage)
     return x
+
+
+def _gather_phases(b: Builder, x: str, v: torch.Tensor, g: Geometry, at: int) -> str:
+    """The same for windows some pixels apart: pixel s q + r is pixel q of phase r. One transpose takes the image apart,
+    and each tap sees runs of pixels of one phase (7 x 7 by 2 on 3 channels: 0.6 of the time of slices with steps)."""
+    sizes = [-(-reach // s) for reach, s in zip(g.reach, g.stride, strict=True)]
+    ends = [m * s - n - p for m, s, n, p in zip(sizes, g.stride, g.image, g.padding, strict=True)]
+    x = pad(
+        b, x, v, {2 + i: (p, e) for i, (p, e) in enumerate(zip(g.padding, ends, strict=True))}, 2 + g.rank
+    )
+    lead = [g.channels, -1] if at == 1 else [-1, g.channels]
+    x = b.op("Reshape", x, b.ints([*lead, *(n for pair in zip(sizes, g.stride, strict=True) for n in pair)]))
+    pixels, phases = [2 + 2 * i for i in range(g.rank)], [3 + 2 * i for i in range(g.rank)]
+    x = transpose(b, x, [0, *phases, 1, *pixels] if at == 1 else [0, 1, *phases, *pixels])
+    lead.insert(at, prod(g.stride))
+    x = b.op("Reshape", x, b.ints([*lead, *sizes]))
+    steps = np.cumprod([1, *g.stride[:0:-1]])[::-1]
+    seen = []
+    for tap in product(*map(range, g.kernel)):
+        shifts, rests = zip(
+            *(divmod(d * t, s) for d, t, s in zip(g.dilation, tap, g.stride, strict=True)), strict=True
+        )
+        phase = int(np.dot(rests, steps))
+        ends = [phase + 1, *(q + o for q, o in zip(shifts, g.out, strict=True))]
+        axes = [at, *range(3, 3 + g.rank)]
+        seen.append(b.op("Slice", x, b.ints([phase, *shifts]), b.ints(ends), b.ints(axes)))
+    return b.op("Concat", *seen, axis=at)
 
 
 def _take(b: Builder, x: str, g: Geometry, first: int, tap: Sequence[int], axes: Sequence[int]) -> str:
