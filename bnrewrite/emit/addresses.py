@@ -19,13 +19,10 @@ def are_numbers(tensors: Sequence[Tensor]) -> bool:
     if dtype not in NAMES or torch.compiler.is_compiling():
         return False
     recorded = torch.is_grad_enabled()
-    return all(
-        type(t) in _PLAIN
-        and t.dtype == dtype
-        and t.device.type == "cpu"
-        and not (recorded and t.requires_grad)
-        for t in tensors
-    )
+    for t in tensors:
+        if type(t) not in _PLAIN or t.dtype != dtype or not t.is_cpu or (recorded and t.requires_grad):
+            return False
+    return True
 
 
 _PLAIN = (Tensor, nn.Parameter)
