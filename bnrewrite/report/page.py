@@ -182,6 +182,7 @@ thead th { font-weight: 600; position: sticky; top: 0; background: var(--paper);
 tbody th { font-weight: 400; }
 tbody tr:hover { background: var(--band); }
 .right { text-align: right; padding: .2rem 0 .2rem 1rem; }
+.right + :not(.right) { padding-left: 1rem; }
 .partial { font-size: .8rem; font-weight: 600; border: 1px solid currentColor; border-radius: 4px; padding: .1rem .4rem;
   vertical-align: middle; }
 @media print {
