@@ -52,9 +52,8 @@ def spread(b: Builder, x: str, v: Any, like: torch.Tensor) -> str:
     sizes = [1] * (len(wanted) - len(sizes)) + sizes
     behind = next((i for i, size in enumerate(reversed(sizes)) if not same_dim(size, 1)), 0)
     pixels, before = wanted[len(wanted) - behind :], range(len(wanted) - behind)
-    shared = any(
-        same_dim(sizes[i], 1) and not same_dim(wanted[i], 1) for i in before
-    )  # by all samples: repeated once for many
+    # Shared by all samples: else it would be repeated for as many pixels as it meets.
+    shared = any(same_dim(sizes[i], 1) and not same_dim(wanted[i], 1) for i in before)
     if not shared or not all(map(is_static, pixels)) or not 1 < prod(pixels) <= _FEW_PIXELS:
         return x
     return b.op("Expand", x, b.ints([*[1 for _ in before], *pixels]))
