@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 import bnrewrite
 from bnrewrite.emit.layout import channels_last
+from bnrewrite.errors import InputError
 from bnrewrite.passes.graph import JointGraph
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
@@ -112,6 +113,14 @@ def test_an_apply_stays_on_the_gpu() -> None:
             apply(primal(x, y)[2], v)
 
 
+def test_the_door_reads_no_target_elsewhere() -> None:
+    """It looks at classes on the CPU only. A `FakeTensor` it lets through at once: the calls above do not show it."""
+    gm = bnrewrite.transform(network(), data(6))
+    gm.bnrewrite_check.check_target(torch.empty(6, dtype=torch.int64, device="meta"))
+    with pytest.raises(InputError, match="class 3"):
+        gm.bnrewrite_check.check_target(torch.full((6,), 3))
+
+
 def test_the_watch_sees_what_leaves_the_gpu() -> None:
     with FakeTensorMode(), StaysThere():
         x = torch.empty(3, device="cuda")
@@ -158,9 +167,8 @@ def test_numbers_on_a_gpu(compiled_there: bool, dtype: torch.dtype) -> None:
     expected = truth(network(), x.double(), y, {name: part.double() for name, part in v.items()})[2]
     model, example = network().to(dtype), data(6, dtype)
     if compiled_there:
-        gm = bnrewrite.transform(model.cuda(), (example[0].cuda(), example[1].cuda()))
-    else:
-        gm = bnrewrite.transform(model, example).to("cuda")  # type: ignore[assignment]
+        model, example = model.cuda(), (example[0].cuda(), example[1].cuda())
+    gm = bnrewrite.transform(model, example).to("cuda")
     _, _, hvp = gm(x.cuda(), y.cuda(), on_the_gpu(v))
     assert all(part.is_cuda for part in hvp.values())
     bar = 1e-12 if dtype == torch.float64 else 1e-4

@@ -84,7 +84,12 @@ class CheckCall(nn.Module):
 
     def check_target(self, target: Any) -> None:
         """Raise where a target on the CPU holds a class that the model does not have."""
-        if self.classes is None or type(target) is not Tensor or target.is_floating_point() or target.is_cuda:
+        if (
+            self.classes is None
+            or type(target) is not Tensor
+            or target.is_floating_point()
+            or not target.is_cpu
+        ):
             return
         count, ignored = self.classes
         wrong = (target < 0) | (target >= count)
